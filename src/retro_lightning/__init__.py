@@ -1,0 +1,3 @@
+"""Trains language-model agents by policy gradient on their own past trajectories."""
+
+__version__ = "0.1.0"
