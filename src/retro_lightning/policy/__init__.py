@@ -1,0 +1,1 @@
+"""The policy: a causal language model, a distribution over valid actions and a value head."""

@@ -1,0 +1,265 @@
+"""Behaviour half: the policy: a causal LM, a distribution over valid actions and a value head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from retro_lightning.policy import directory
+from retro_lightning.policy.actions import FloatArray, IntArray, TokenTrie, TrieConstrained
+from retro_lightning.policy.batch import Batch, pad_children
+from retro_lightning.policy.language_model import (
+    LanguageModelSource,
+    causal_lm,
+    context_length,
+    hidden_size,
+)
+from retro_lightning.policy.transcript import Transcript
+from retro_lightning.policy.value_head import ValueHead, ValueHeadSettings
+from retro_lightning.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from retro_lightning.policy.cache import CachedDecoder
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What the policy says about a batch; all float32, 0 at padding.
+
+    Attributes:
+        logprobs_BS: Log-probability of each action taken.
+        entropies_BS: Entropy, in nats, summed over the decisions on the action's path; each is
+            exact over the decision's children.
+        values_BS: Value of the state before each action.
+        final_values_B: Value of the state after the last action, where it is bootstrapped; else 0.
+    """
+
+    logprobs_BS: Tensor
+    entropies_BS: Tensor
+    values_BS: Tensor
+    final_values_B: Tensor
+
+
+class Policy(nn.Module):
+    """A language model whose logits are a distribution over the valid actions.
+
+    Args:
+        lm: Hugging Face causal LM, with adapters or without.
+        tokenizer: Its tokenizer.
+        value_head: Value head of the LM's hidden size.
+        distribution: Distribution over valid actions; None = trie-constrained.
+        version: Optimiser steps taken so far.
+
+    Raises:
+        ValueError: If output embeddings applied to hidden states are not the model's own logits.
+    """
+
+    def __init__(
+        self,
+        lm: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        value_head: ValueHead,
+        distribution: TrieConstrained | None = None,
+        version: int = 0,
+    ) -> None:
+        super().__init__()
+        self.lm, self.value_head, self.version = lm, value_head, version
+        self.tokenizer = tokenizer
+        self.distribution = distribution if distribution is not None else TrieConstrained()
+        self.max_length = context_length(lm)
+        self.transcript = Transcript(
+            tokenizer, max_length=self.max_length, distribution=self.distribution
+        )
+        self._check_logits()
+
+    @classmethod
+    def build(
+        cls,
+        source: LanguageModelSource,
+        tokenizer: PreTrainedTokenizerBase | None,
+        *,
+        value_head: ValueHeadSettings | None = None,
+        seed: int = 0,
+    ) -> Policy:
+        """A policy from a language-model source, the same for the same seed."""
+        lm, tokenizer = source.build(tokenizer, seed)
+        settings = value_head if value_head is not None else ValueHeadSettings()
+        return cls(lm, tokenizer, value_head=settings.build(hidden_size(lm), seed))
+
+    # ------------------------------------------------------------------ distribution
+    def evaluate(self, batch: Batch) -> Evaluation:
+        """Log-probabilities, entropies and values of a batch, with gradients.
+
+        Only decision and state positions go through the heads.
+        """
+        count_B, longest_T = batch.tokens_BT.shape
+        hidden_BTH = self._decoder()(input_ids=batch.tokens_BT, use_cache=False).last_hidden_state
+        start_B = torch.arange(count_B, device=batch.tokens_BT.device) * longest_T
+        where = torch.cat(
+            [
+                start_B[batch.decision_row_D] + batch.decision_position_D,
+                (start_B[:, None] + batch.state_positions_BS).flatten(),
+                start_B + batch.final_state_B.clamp(min=0),
+            ]
+        )
+        hidden_H = hidden_BTH.flatten(0, 1).index_select(0, where)
+        decisions, states, finals = hidden_H.split(
+            [len(batch.chosen_D), batch.steps_BS.numel(), count_B]
+        )
+        logprobs_BS, entropies_BS = self._actions(batch, decisions)
+        values_BS = self.value_head(states).view_as(batch.steps_BS)
+        return Evaluation(
+            logprobs_BS=logprobs_BS,
+            entropies_BS=entropies_BS,
+            values_BS=values_BS.masked_fill(~batch.steps_BS, 0.0),
+            final_values_B=self.value_head(finals).masked_fill(batch.final_state_B < 0, 0.0),
+        )
+
+    def _actions(self, batch: Batch, hidden_DH: Tensor) -> tuple[Tensor, Tensor]:
+        logits_DC = self.child_logits(hidden_DH, batch.vocabulary_U, batch.children_index_DC)
+        logprobs_DC = self.distribution.log_softmax(logits_DC, batch.children_mask_DC)
+        chosen_D = logprobs_DC.gather(1, batch.chosen_D[:, None]).squeeze(1)
+        safe_DC = logprobs_DC.masked_fill(~batch.children_mask_DC, 0.0)
+        entropy_D = -(safe_DC.exp() * safe_DC).sum(dim=1)
+        count_B, longest_S = batch.steps_BS.shape
+        step_D = batch.decision_row_D * longest_S + batch.decision_step_D
+        zeros = torch.zeros(count_B * longest_S, dtype=chosen_D.dtype, device=chosen_D.device)
+        logprobs = zeros.index_add(0, step_D, chosen_D)
+        entropies = zeros.index_add(0, step_D, entropy_D)
+        return logprobs.view(count_B, longest_S), entropies.view(count_B, longest_S)
+
+    def child_logits(self, hidden_DH: Tensor, vocabulary_U: Tensor, index_DC: Tensor) -> Tensor:
+        """Logits of the children of decisions; only the tokens that occur are computed.
+
+        Args:
+            hidden_DH: Hidden state that each decision is made from.
+            vocabulary_U: Distinct tokens among all children.
+            index_DC: The children, as indices into ``vocabulary_U``; padding may be anything valid.
+        """
+        if len(vocabulary_U) == 0:
+            return hidden_DH.new_zeros(index_DC.shape)
+        head = causal_lm(self.lm).get_output_embeddings()
+        if type(head) is nn.Linear:
+            bias = None if head.bias is None else head.bias[vocabulary_U]
+            logits_DU = nn.functional.linear(hidden_DH, head.weight[vocabulary_U], bias)
+        else:
+            logits_DU = head(hidden_DH)[:, vocabulary_U]
+        return logits_DU.gather(1, index_DC)
+
+    def node_log_probs(self, hidden_DH: Tensor, children: Sequence[IntArray]) -> list[FloatArray]:
+        """Log-probabilities of the children of decisions, float64, without gradients.
+
+        Args:
+            hidden_DH: Hidden state that each decision is made from.
+            children: Tokens allowed at each decision.
+
+        Raises:
+            ValueError: If the logits are not finite.
+        """
+        if not children:
+            return []
+        sizes = np.array([len(tokens) for tokens in children], dtype=np.int32)
+        padded = pad_children(np.concatenate(children), sizes)
+        device = hidden_DH.device
+        logits_DC = self.child_logits(
+            hidden_DH, padded["vocabulary_U"].to(device), padded["children_index_DC"].to(device)
+        )
+        values_DC = logits_DC.detach().to("cpu", torch.float64).numpy()
+        if not np.isfinite(values_DC).all():
+            raise ValueError("the language model's logits are not finite: training has diverged")
+        return [
+            self.distribution.log_softmax_numpy(values_DC[i, :size]) for i, size in enumerate(sizes)
+        ]
+
+    def tree_log_probs(
+        self, hidden_RWH: Tensor, tries: Sequence[TokenTrie]
+    ) -> list[list[FloatArray]]:
+        """Log-probabilities at every decision of every row's trie, from one packed forward.
+
+        Args:
+            hidden_RWH: What ``CachedDecoder.feed`` returned for these tries.
+            tries: Valid actions of each row.
+        """
+        counts = [len(trie.children) for trie in tries]
+        row = torch.from_numpy(np.repeat(np.arange(len(tries)), counts)).to(hidden_RWH.device)
+        slots = np.concatenate([trie.decision_slot for trie in tries]).astype(np.int64) + 1
+        hidden_DH = hidden_RWH[row, torch.from_numpy(slots).to(hidden_RWH.device)]
+        flat = self.node_log_probs(hidden_DH, [c for trie in tries for c in trie.children])
+        ends = np.cumsum(counts)
+        return [flat[end - count : end] for end, count in zip(ends, counts, strict=True)]
+
+    @torch.no_grad()
+    def action_log_probs(self, trajectory: Trajectory) -> list[FloatArray]:
+        """The whole distribution over valid actions at every step that fits into the context.
+
+        The policy should be in eval mode.
+        """
+        encoded = self.transcript.encode(trajectory)
+        decoder = self.cached_decoder(rows=1)
+        decoder.start(0)
+        result, start = [], 0
+        for step, state in zip(trajectory.steps, encoded.state_positions, strict=False):
+            assert step.valid_actions is not None
+            tries = [self.transcript.trie(step.valid_actions)]
+            hidden = decoder.feed([0], [encoded.tokens[start : state + 1]], tries)
+            result.append(tries[0].log_probs(self.tree_log_probs(hidden, tries)[0]))
+            start = state + 1
+        return result
+
+    def cached_decoder(self, rows: int) -> CachedDecoder:
+        """An empty key-value cache for ``rows`` sequences."""
+        from retro_lightning.policy.cache import CachedDecoder
+
+        layers = causal_lm(self.lm).config.get_text_config().num_hidden_layers
+        return CachedDecoder(self._decoder(), layers=layers, rows=rows, max_length=self.max_length)
+
+    def _decoder(self) -> Any:
+        """The model below the output embeddings; adapters are inside its layers."""
+        return causal_lm(self.lm).base_model
+
+    @torch.no_grad()
+    def _check_logits(self) -> None:
+        training = self.lm.training
+        self.lm.eval()
+        probe = torch.arange(3, device=next(self.lm.parameters()).device)[None]
+        hidden = self._decoder()(input_ids=probe, use_cache=False).last_hidden_state
+        ours = causal_lm(self.lm).get_output_embeddings()(hidden)
+        theirs = self.lm(input_ids=probe, use_cache=False).logits
+        self.lm.train(training)
+        if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
+            raise ValueError(
+                f"{type(causal_lm(self.lm)).__name__} does more to its logits than multiply hidden "
+                "states by the output embeddings (scaling or capping); it cannot be the policy"
+            )
+
+    # ------------------------------------------------------------------ directory
+    def save(self, path: Path | str) -> None:
+        """Write a Hugging Face directory with the value head beside it; replaces an older one.
+
+        The directory appears under its name only when it is complete.
+        """
+        parts = directory.Parts(self.lm, self.tokenizer, self.value_head, self.version)
+        directory.write(Path(path), parts, self.transcript.fingerprint)
+
+    @classmethod
+    def load(cls, path: Path | str, device: torch.device | str = "cpu") -> Policy:
+        """Read a policy directory, or a plain Hugging Face directory or hub name.
+
+        A plain one gets a fresh value head and version 0.
+
+        Raises:
+            FileNotFoundError: If there is nothing at ``path``.
+            ValueError: If it was written by a newer release, or its tokenizer was changed.
+        """
+        parts = directory.read(path)
+        policy = cls(parts.lm, parts.tokenizer, value_head=parts.value_head, version=parts.version)
+        return policy.to(device)

@@ -1,0 +1,166 @@
+"""Behaviour half: gives a random language model the one skill every pretrained one has: recall.
+
+An instruction names a thing, the observation says where it is; to act on it, the model must find in
+its context what stood beside the name. Pretrained models do this by *induction heads* (Olsson et
+al. 2022): one head looks at the token before, a later one attends to where the present token stood
+and reads what followed. A small random model that learns from episodes alone does not find the
+circuit within minutes (measured in ``docs/experiments.md``). So it is
+
+1. started near it (``start_near_induction_``), in the spirit of mimetic initialisation (Trockman
+   and Kolter 2023), and
+2. pretrained for some seconds on associative recall over random tokens of its own vocabulary
+   (``learn_recall_``; Arora et al. 2023 call the task MQAR): text that speaks of no task at all.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_PAIRS = 8
+_ROWS = 32
+_PREVIOUS_HEADS = 2
+_PREVIOUS_BIAS = 8.0
+_CONTENT_SHARE = 0.3
+_PREVIOUS_WRITTEN = 0.1
+_OTHER_WRITTEN = 0.01
+_MATCH_GAIN = 1.5
+
+
+@torch.no_grad()
+def start_near_induction_(model: Any, generator: torch.Generator) -> None:
+    """Set a Llama's attention near an induction circuit.
+
+    Heads of the first block copy what they attend to, turned by a random rotation M, so that it
+    lies beside the token's own meaning in the residual stream; two of them attend to the token
+    before, by biases that the rotary positions turn by one. Heads of the second block match the
+    present token with what the first block wrote at earlier ones (keys undo M), and copy the token
+    found there. Two heads of the third block look one token back again, so that an action marker
+    reads what the task's last word has found; the others attend to tokens like the present one.
+
+    Args:
+        model: ``LlamaForCausalLM`` with attention biases and at least 2 layers.
+        generator: Source of randomness.
+
+    Raises:
+        ValueError: If the model has no attention biases or only one layer.
+    """
+    layers = model.model.layers
+    if layers[0].self_attn.q_proj.bias is None or len(layers) < 2:
+        raise ValueError("recall pretraining needs attention biases and at least 2 layers")
+    width = model.config.hidden_size
+    shared, turned = _orthogonal(width, generator), _orthogonal(width, generator)
+    for number, layer in enumerate(layers):
+        attention = layer.self_attn
+        basis = shared if number < 2 else _orthogonal(width, generator)
+        query = _orthogonal(width, generator) if number == 0 else _MATCH_GAIN * basis
+        key = _MATCH_GAIN * basis @ turned.T if number == 1 else query
+        written = turned @ basis.T * _OTHER_WRITTEN if number == 0 else basis.T
+        matrices = {
+            attention.q_proj: query,
+            attention.k_proj: key,
+            attention.v_proj: basis,
+            attention.o_proj: written,
+        }
+        for projection, matrix in matrices.items():
+            projection.weight.copy_(matrix)
+            projection.bias.zero_()
+    for layer in layers[0:3:2]:
+        _look_back_(layer.self_attn, model.config)
+    previous = slice(0, _PREVIOUS_HEADS * (width // model.config.num_attention_heads))
+    layers[0].self_attn.o_proj.weight[:, previous] *= _PREVIOUS_WRITTEN / _OTHER_WRITTEN
+
+
+def _look_back_(attention: Any, config: Any) -> None:
+    """Biases for which query n and key n - 1 agree after the rotary positions have turned them."""
+    size = config.hidden_size // config.num_attention_heads
+    theta = float(config.rope_parameters["rope_theta"])
+    angle = theta ** (-torch.arange(size // 2) / (size // 2))
+    query = torch.cat([torch.ones(size // 2), torch.zeros(size // 2)])
+    key = torch.cat([torch.cos(angle), torch.sin(angle)])
+    for head in range(min(_PREVIOUS_HEADS, config.num_attention_heads)):
+        rows = slice(head * size, (head + 1) * size)
+        for projection, direction in ((attention.q_proj, query), (attention.k_proj, key)):
+            projection.weight[rows] *= _CONTENT_SHARE
+            projection.bias[rows] = _PREVIOUS_BIAS * direction
+
+
+def _orthogonal(width: int, generator: torch.Generator) -> Tensor:
+    orthogonal: Tensor = torch.linalg.qr(torch.randn(width, width, generator=generator))[0]
+    return orthogonal
+
+
+def whole_words(tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """Tokens [V] of more than one byte: what the tokenizer has learnt from text."""
+    special = set(tokenizer.all_special_ids)
+    vocabulary = tokenizer.get_vocab()
+    ids = [i for token, i in vocabulary.items() if len(token) > 1 and i not in special]
+    return torch.tensor(sorted(ids))
+
+
+def recall_batch(tokens_V: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Sequences ``k1 v1 k2 v2 … k8 v8`` followed by the same pairs in another order.
+
+    Args:
+        tokens_V: Tokens to draw keys and values from.
+        generator: Source of randomness.
+
+    Returns:
+        ``tokens_BT`` and the positions [8] whose next token, a value seen before, is to be told.
+    """
+    order_BV = torch.rand(_ROWS, len(tokens_V), generator=generator).argsort(dim=1)
+    chosen = tokens_V[order_BV[:, : 2 * _PAIRS]].view(_ROWS, _PAIRS, 2)
+    again = torch.rand(_ROWS, _PAIRS, generator=generator).argsort(dim=1)
+    repeated = chosen.gather(1, again[:, :, None].expand(-1, -1, 2))
+    tokens_BT = torch.cat([chosen.flatten(1), repeated.flatten(1)], dim=1)
+    return tokens_BT, torch.arange(2 * _PAIRS, 4 * _PAIRS, 2)
+
+
+def learn_recall_(
+    model: Any,
+    tokens_V: Tensor,
+    *,
+    steps: int,
+    generator: torch.Generator,
+) -> float:
+    """Pretrain on associative recall.
+
+    Args:
+        model: The language model, changed in place.
+        tokens_V: Tokens that occur in the environments' text.
+        steps: Optimiser steps, of 32 sequences of 32 tokens; the learning rate falls to 0.
+        generator: Source of randomness.
+
+    Returns:
+        Running mean of the loss, in nats, at the end; guessing gives log(number of tokens).
+    """
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n]
+    others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "layers" in n)]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=3e-3)]
+    if matrices:
+        optimizers.append(torch.optim.Muon(matrices, lr=8e-3))
+    mean = float(torch.tensor(float(len(tokens_V))).log())
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / steps)
+        for optimizer in optimizers
+    ]
+    for _ in range(steps):
+        tokens_BT, asked = recall_batch(tokens_V, generator)
+        hidden = model.model(input_ids=tokens_BT, use_cache=False).last_hidden_state[:, asked]
+        logits = model.lm_head(hidden).flatten(0, 1)
+        loss = nn.functional.cross_entropy(logits, tokens_BT[:, asked + 1].flatten())
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        for schedule in schedules:
+            schedule.step()
+        mean = 0.95 * mean + 0.05 * float(loss.detach())
+    return mean
