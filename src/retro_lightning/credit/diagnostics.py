@@ -1,0 +1,137 @@
+"""Behaviour half: numbers that tell whether learning is healthy, and warnings with a remedy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def explained_variance(values_BS: Tensor, targets_BS: Tensor, steps_BS: Tensor) -> Tensor:
+    """``1 - Var(targets - values) / Var(targets)`` over the steps.
+
+    Args:
+        values_BS: Estimates.
+        targets_BS: What they should have been.
+        steps_BS: Mask of steps.
+
+    Returns:
+        Scalar, at most 1. 1 = perfect, 0 = no better than a constant, negative = worse; NaN where
+        the targets do not vary.
+    """
+    targets = targets_BS[steps_BS]
+    total = targets.var(correction=0)
+    residual = (targets - values_BS[steps_BS]).var(correction=0)
+    return torch.where(total > 0, 1.0 - residual / total, torch.nan)
+
+
+def effective_sample_size(weights: Tensor, mask: Tensor) -> Tensor:
+    """``(sum w)^2 / sum w^2`` (Kong 1992): how many equally weighted steps these are worth.
+
+    Args:
+        weights: Importance weights, not negative.
+        mask: Which of them count.
+
+    Returns:
+        Scalar between 0 (nothing counts) and the number of steps that count.
+    """
+    kept = torch.where(mask, weights, 0.0)
+    square = kept.square().sum()
+    return torch.where(square > 0, kept.sum().square() / square, 0.0)
+
+
+def clipped(ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
+    """Where the clipped surrogate has stopped the gradient.
+
+    That is not wherever the ratio left [1-clip, 1+clip], but only where it left it in the
+    direction in which the advantage pushes.
+
+    Args:
+        ratio: ``pi / pi_old``.
+        advantages: Advantage, of the same shape.
+        clip: The clip of ``clipped_surrogate``.
+
+    Returns:
+        Mask of the same shape.
+    """
+    above = (advantages > 0) & (ratio > 1.0 + clip)
+    below = (advantages < 0) & (ratio < 1.0 - clip)
+    return above | below
+
+
+def clip_fraction(ratio: Tensor, advantages: Tensor, clip: float, mask: Tensor) -> Tensor:
+    """Share of the masked steps whose gradient was stopped by the clip; 0 if there are none."""
+    return masked_mean(clipped(ratio, advantages, clip).to(ratio.dtype), mask)
+
+
+def approximate_kl(log_ratio: Tensor) -> Tensor:
+    """Per step ``r - 1 - log r``, the k3 estimate of KL(old || new) on the old policy's actions.
+
+    Schulman 2020, "Approximating KL divergence" (joschu.net). Unbiased and never negative; a
+    metric only, its gradient is not that of the KL.
+
+    Args:
+        log_ratio: ``log pi - log pi_old`` of the actions taken.
+
+    Returns:
+        Estimate of each step, in nats.
+    """
+    return torch.expm1(log_ratio) - log_ratio
+
+
+def gradient_shares(coefficients: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Share of each source in the gradient, from the size of its coefficients on ``log pi``.
+
+    The loss depends on the parameters through every step's ``log pi``; its gradient is the sum of
+    ``dloss/dlogpi * dlogpi/dparameters``. The L1 norm of the first factor, added up per source, is
+    exact and costs nothing; that sources may differ in the second factor, or cancel one another, is
+    left out. Entropy bonus and value loss are not counted.
+
+    Args:
+        coefficients: Sum of ``|dloss/dlogpi|`` of each source.
+
+    Returns:
+        Shares that add up to 1, or all 0 if there is no gradient.
+    """
+    total = torch.stack(list(coefficients.values())).sum()
+    safe = torch.where(total > 0, total, 1.0)
+    return {name: value / safe for name, value in coefficients.items()}
+
+
+def advantage_warning(
+    advantages_BS: Tensor | None, steps_BS: Tensor, *, curriculum: str, baseline: str
+) -> str | None:
+    """A sentence if a batch's advantages teach nothing because they do not vary.
+
+    Args:
+        advantages_BS: Advantages; None for an objective that uses none.
+        steps_BS: Mask of steps.
+        curriculum: Name of the replay prioritisation in force.
+        baseline: Name of the baseline in force.
+
+    Returns:
+        The warning, or None if the advantages vary.
+    """
+    if advantages_BS is None:
+        return None
+    kept = advantages_BS[steps_BS].detach().double()
+    if kept.numel() == 0:
+        return (
+            f"the batch has no step to learn from: the curriculum {curriculum} chose only empty "
+            "trajectories; check the store"
+        )
+    spread = float(kept.max() - kept.min())
+    # Room for rounding in float32, in which the advantages were computed.
+    if spread > 1e-6 * max(1.0, float(kept.abs().max())):
+        return None
+    return (
+        f"all {kept.numel()} advantages of the batch are equal ({float(kept[0]):.4g}), so it can't "
+        f"tell good actions from bad: the curriculum {curriculum} drew only trajectories of equal "
+        f"return, or the baseline {baseline} equals the return; open the curriculum to failures, "
+        "take larger batches or another baseline"
+    )
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the masked values; 0 if there are none."""
+    count = mask.sum().clamp(min=1)
+    return torch.where(mask, values, 0.0).sum() / count

@@ -1,0 +1,135 @@
+"""Behaviour half: what every objective is and what all of them share."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from retro_lightning.credit.baselines import Baseline
+from retro_lightning.credit.diagnostics import explained_variance
+from retro_lightning.credit.losses import masked_total, value_loss
+from retro_lightning.credit.returns import returns_to_go
+from retro_lightning.credit.terms import CreditInputs, LossTerms
+
+
+class Objective(ABC):
+    """What is minimised in a gradient step.
+
+    Attributes:
+        name: Short name for logs.
+        needs_fresh: Whether it learns from trajectories of the present policy, so that rollouts
+            are worth collecting while it is in force.
+        value_coef: Weight of the value loss; 0 = the value head learns nothing.
+        gamma: Discount per step.
+    """
+
+    name: ClassVar[str]
+    needs_fresh: ClassVar[bool]
+    value_coef: float
+    gamma: float
+
+    @abstractmethod
+    def __call__(
+        self,
+        inputs: CreditInputs,
+        *,
+        normaliser: Tensor | float,
+        advantage_scale: Tensor | None = None,
+    ) -> LossTerms:
+        """Loss and metrics of a gradient step, or of a part of one.
+
+        Args:
+            inputs: The trajectories of the part.
+            normaliser: Number of steps in the whole gradient step, over parts and processes.
+            advantage_scale: ``advantage_std`` of the whole gradient step, read where advantages
+                are normalised; None = ``inputs`` are the whole gradient step.
+        """
+
+
+def check_pair(objective: Objective, baseline: Baseline) -> None:
+    """Refuse an objective and a baseline that contradict each other.
+
+    Raises:
+        ValueError: If the baseline is the value head's estimate and the objective never trains it.
+    """
+    if baseline.needs_value_head and objective.value_coef == 0:
+        raise ValueError(
+            f"the baseline {type(baseline).__name__} is the value head's estimate, but "
+            f"{objective.name} has value_coef 0 and never trains it: raise value_coef or choose "
+            "another baseline"
+        )
+
+
+def returns_and_advantages(inputs: CreditInputs, gamma: float) -> tuple[Tensor, Tensor]:
+    """Return-to-go and its excess over the baseline, both detached and 0 at padding.
+
+    Args:
+        inputs: The batch.
+        gamma: Discount per step.
+
+    Returns:
+        ``returns_BS`` and ``advantages_BS``, in units of return.
+    """
+    after_B = torch.where(inputs.bootstrap_B, inputs.final_values_B, 0.0).detach()
+    returns_BS = returns_to_go(inputs.rewards_BS, inputs.steps_BS, gamma, after_B).detach()
+    excess_BS = returns_BS - inputs.baseline_BS.detach()
+    return returns_BS, torch.where(inputs.steps_BS, excess_BS, 0.0)
+
+
+def value_term(
+    inputs: CreditInputs, returns_BS: Tensor, normaliser: Tensor | float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Value loss over all steps, and how well the value head predicts the return-to-go.
+
+    Args:
+        inputs: The batch.
+        returns_BS: Return-to-go, detached.
+        normaliser: Number of steps in the whole gradient step.
+
+    Returns:
+        Scalar loss with gradient, and metrics.
+    """
+    weight_B = inputs.value_weight_B
+    if weight_B is None:
+        weight_B = torch.ones_like(inputs.weight_B)
+    loss_BS = value_loss(inputs.values_BS, returns_BS)
+    total = masked_total(loss_BS, inputs.steps_BS, weight_B, normaliser)
+    metrics = {"loss_value": total.detach()}
+    explained = explained_variance(inputs.values_BS.detach(), returns_BS, inputs.steps_BS)
+    if bool(torch.isfinite(explained)):
+        metrics["explained_variance"] = explained
+    return total, metrics
+
+
+def check_positive(owner: str, **values: float) -> None:
+    """Refuse arguments of ``owner`` that are not finite and above 0, by name."""
+    for name, value in values.items():
+        if not 0.0 < value < math.inf:
+            raise ValueError(f"{owner}: {name} is {value}; give a finite number above 0")
+
+
+def check_not_negative(owner: str, **values: float) -> None:
+    """Refuse arguments of ``owner`` that are not finite and at least 0, by name."""
+    for name, value in values.items():
+        if not 0.0 <= value < math.inf:
+            raise ValueError(f"{owner}: {name} is {value}; give a finite number of at least 0")
+
+
+def check_cloning(owner: str, temperature: float, max_weight: float, prefix: str = "") -> None:
+    """Refuse a temperature not above 0 or a largest weight below 1, by name."""
+    check_positive(owner, **{f"{prefix}temperature": temperature})
+    if not 1.0 <= max_weight < math.inf:
+        raise ValueError(
+            f"{owner}: {prefix}max_weight is {max_weight}; give a finite number of at least 1, the "
+            "weight of a step with advantage 0"
+        )
+
+
+def check_gamma(owner: str, gamma: float) -> None:
+    """Refuse a discount outside [0, 1]."""
+    if not 0.0 <= gamma <= 1.0:
+        raise ValueError(f"{owner}: gamma is {gamma}; give a number between 0 and 1")

@@ -1,0 +1,1 @@
+"""Curriculum: what is learnt from and which tasks are tried next. Arrays in, weights out."""
