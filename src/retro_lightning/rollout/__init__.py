@@ -1,0 +1,1 @@
+"""Running policies and scripted behaviours in environments until trajectories come out."""
