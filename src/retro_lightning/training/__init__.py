@@ -1,0 +1,1 @@
+"""Learning: the LightningModule, the LightningDataModule and what they are made of."""

@@ -1,0 +1,1 @@
+"""Callbacks that own when: rollouts, checkpoints, progress."""

@@ -1,0 +1,97 @@
+"""Behaviour half: two stores read as one: the history, and what this run has collected itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from retro_lightning.policy.transcript import Encoded, Transcript
+from retro_lightning.replay.index import Mask, StoreIndex
+from retro_lightning.replay.store import ReplayStore
+from retro_lightning.trajectory import Trajectory
+
+_CACHED_TRAJECTORIES = 8_000
+
+
+class ReplayMemory:
+    """The history's rows, which never change, followed by the rows of the run's own store.
+
+    Args:
+        history: The history; only read.
+        own: The run's own store, the only one that is written; None = there is none.
+        transcript: Turns trajectories into tokens.
+    """
+
+    def __init__(
+        self, history: ReplayStore, own: ReplayStore | None, transcript: Transcript
+    ) -> None:
+        self._history, self._own, self.transcript = history, own, transcript
+        self._encoded: dict[int, tuple[Trajectory, Encoded]] = {}
+        self._reindex()
+
+    def _reindex(self) -> None:
+        stores = [self._history] if self._own is None else [self._history, self._own]
+        self.index = StoreIndex.concat([store.index for store in stores])
+
+    # ------------------------------------------------------------------ generations
+    def append(self, trajectories: Sequence[Trajectory]) -> None:
+        """Publish trajectories in the run's own store; they are seen after ``refresh``.
+
+        Raises:
+            RuntimeError: If there is no own store.
+        """
+        if self._own is None:
+            raise RuntimeError("this memory only reads: there is no run store to append to")
+        if trajectories:
+            self._own.append(trajectories)
+
+    def refresh(self) -> None:
+        """See what all processes of the run have published."""
+        if self._own is not None:
+            self._own.refresh()
+        self._reindex()
+
+    def snapshot(self) -> tuple[str, ...]:
+        """The generation of the run's own store that is read."""
+        return () if self._own is None else self._own.snapshot()
+
+    def restore(self, snapshot: Iterable[str]) -> None:
+        """Return to a generation of the run's own store; what is newer is set aside, never read."""
+        if self._own is not None:
+            self._own.restore(snapshot)
+        kept = len(self._history)
+        self._encoded = {row: entry for row, entry in self._encoded.items() if row < kept}
+        self._reindex()
+
+    # ------------------------------------------------------------------ reading
+    @property
+    def learnable(self) -> Mask:
+        """Mask over the index: training tasks only, no faulted or empty trajectory."""
+        return self.index.is_train & ~self.index.faulted & (self.index.length > 0)
+
+    def fresh(self, policy_version: int | None) -> Mask:
+        """Mask over the index: this run's own rollouts of one policy version; None = none."""
+        own_N = np.arange(len(self.index)) >= len(self._history)
+        if policy_version is None:
+            return np.zeros_like(own_N)
+        return np.asarray(own_N & (self.index.policy_version == policy_version))
+
+    def load(self, rows: Sequence[int]) -> list[tuple[Trajectory, Encoded]]:
+        """Read and encode rows of the index, keeping the latest 8,000 in memory."""
+        missing = sorted({row for row in rows if row not in self._encoded})
+        trajectories = self._read(missing)
+        encoded = self.transcript.encode_many(trajectories)
+        entries = dict(zip(missing, zip(trajectories, encoded, strict=True), strict=True))
+        result = [entries[row] if row in entries else self._encoded[row] for row in rows]
+        self._encoded.update(entries)
+        for row in list(self._encoded)[: max(0, len(self._encoded) - _CACHED_TRAJECTORIES)]:
+            del self._encoded[row]
+        return result
+
+    def _read(self, rows: Sequence[int]) -> list[Trajectory]:
+        first_own = len(self._history)
+        trajectories = self._history.read([row for row in rows if row < first_own])
+        if self._own is not None:
+            trajectories += self._own.read([row - first_own for row in rows if row >= first_own])
+        return trajectories

@@ -1,0 +1,69 @@
+"""The check that ratios are 1 before the first update."""
+
+from __future__ import annotations
+
+import functools
+import re
+
+import pytest
+import torch
+
+from retro_lightning.environments.base import make_tasks
+from retro_lightning.policy.policy import Policy
+from retro_lightning.rollout.collector import collect
+from retro_lightning.training.agreement import TOLERANCE, check_agreement
+from retro_lightning.trajectory import Trajectory
+from tests.support import CorridorEnv
+from tests.tiny import KINDS, policy
+
+
+def _rollouts(kind: str) -> tuple[Policy, list[Trajectory]]:
+    acting = policy(kind)
+    make = functools.partial(CorridorEnv, length=9)
+    jobs = [(task, 0) for task in make_tasks("corridor", make, "train", 8)]
+    return acting, list(collect(acting, {"corridor": make}, jobs, run="run", seed=1, batch_size=3))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fresh_rollouts_agree_even_from_training_mode(kind):
+    acting, trajectories = _rollouts(kind)
+    acting.train()  # gpt2 here has dropout
+    assert check_agreement(acting, trajectories) <= TOLERANCE
+    assert acting.training
+
+
+def test_a_changed_weight_is_named_with_task_and_step():
+    acting, trajectories = _rollouts("llama")
+    with torch.no_grad():
+        acting.lm.model.layers[0].self_attn.q_proj.weight.mul_(1.5)
+    with pytest.raises(RuntimeError, match=r"rollout and training disagree") as caught:
+        check_agreement(acting, trajectories)
+    found = re.search(r"task (corridor:\w+), step (\d+)", str(caught.value))
+    assert found is not None
+    lengths = {t.task.task_id: t.length for t in trajectories}
+    assert int(found[2]) < lengths[found[1]]
+
+
+def test_dropout_that_ignores_evaluation_mode_is_found():
+    acting, trajectories = _rollouts("gpt2")
+    torch.manual_seed(0)
+    acting.lm.transformer.drop.register_forward_hook(
+        lambda module, arguments, output: torch.nn.functional.dropout(output, 0.2, training=True)
+    )
+    with pytest.raises(RuntimeError, match="dropout"):
+        check_agreement(acting, trajectories)
+
+
+def test_an_unknown_log_probability_is_no_agreement():
+    import dataclasses
+
+    acting, trajectories = _rollouts("llama")
+    first = trajectories[0]
+    blank = dataclasses.replace(first.steps[0], log_prob=None)
+    blanked = dataclasses.replace(first, steps=(blank, *first.steps[1:]))
+    with pytest.raises(RuntimeError, match=f"{first.task.task_id}, step 0"):
+        check_agreement(acting, [blanked, *trajectories[1:]])
+
+
+def test_nothing_to_check_is_fine():
+    assert check_agreement(policy(), []) == 0.0

@@ -1,0 +1,137 @@
+"""Phases, refusals, warnings and masks of the module."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from retro_lightning.credit.baselines import NoBaseline, ValueHeadBaseline
+from retro_lightning.credit.cloning import FilteredCloning
+from retro_lightning.credit.estimators import PolicyGradient
+from retro_lightning.policy.batch import collate
+from retro_lightning.training.phases import Phase, check_phases
+from tests.fits import Fit, phases
+from tests.tiny import policy, trajectory
+
+
+def _phase(step: int | None = None, success: float | None = None) -> Phase:
+    return Phase(FilteredCloning(), step, success)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ([], "empty"),
+        ([_phase(), _phase()], r"phases\[0\] never ends"),
+        ([_phase(5), _phase(5), _phase()], r"phases\[1\].until_step is 5"),
+        ([_phase(5), _phase(4), _phase()], r"phases\[1\].until_step is 4"),
+        ([_phase(0), _phase()], r"phases\[0\].until_step is 0"),
+        ([_phase(5)], "the last of model.phases has an end"),
+        ([_phase(5), _phase(None, 0.5)], "the last of model.phases has an end"),
+    ],
+)
+def test_phases_that_contradict_themselves_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        check_phases(wrong)
+
+
+def test_phases_that_can_be_gone_through_are_fine():
+    check_phases([_phase()])
+    check_phases([_phase(5), _phase(None, 0.5), _phase(9), _phase()])
+
+
+def test_a_baseline_that_nobody_trains_is_refused(make_fit):
+    with pytest.raises(ValueError, match="ValueHeadBaseline"):
+        make_fit(
+            "run",
+            make_baseline=ValueHeadBaseline,
+            make_phases=lambda: [Phase(PolicyGradient(value_coef=0.0))],
+        )
+
+
+class PhaseOfEachStep(Callback):
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
+        self.names.append(pl_module.phase.objective.name)
+
+
+def test_phases_switch_at_the_step(make_fit):
+    seen = PhaseOfEachStep()
+    make_fit("run", callbacks=[seen], make_phases=lambda: phases(6)).run()
+    assert seen.names == [FilteredCloning.name] * 6 + [PolicyGradient.name] * 6
+
+
+def test_phases_switch_at_the_success(make_fit, monkeypatch):
+    seen = PhaseOfEachStep()
+
+    def by_success() -> list[Phase]:
+        return [Phase(FilteredCloning(), until_success=0.5), Phase(PolicyGradient())]
+
+    fit: Fit = make_fit("run", callbacks=[seen], make_phases=by_success)
+    rates = iter([0.4, 0.5, 0.1])  # after the first, second and third epoch
+    monkeypatch.setattr(type(fit.module), "_log_counts", lambda self, stage: next(rates))
+    fit.trainer.checkpoint_callback.monitor = None  # type: ignore[union-attr]
+    fit.run()
+    assert seen.names == [FilteredCloning.name] * 8 + [PolicyGradient.name] * 4
+
+
+def test_a_loss_that_is_not_a_number_is_one_clear_sentence(make_fit):
+    class Break(Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            if trainer.global_step == 2:
+                next(pl_module.parameters()).data.fill_(torch.nan)
+
+    with pytest.raises(FloatingPointError, match=r"loss of optimiser step 2 is nan: lower .*lr"):
+        make_fit("run", callbacks=[Break()]).run()
+
+
+def test_advantages_that_do_not_vary_are_warned_of_once(make_fit):
+    class Flatten(Callback):
+        """All returns alike: nothing to learn from by policy gradient."""
+
+        def on_train_batch_start(self, *args: Any) -> None:
+            for part in args[2]:
+                part.rewards_BS.zero_()
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        make_fit(
+            "run",
+            callbacks=[Flatten()],
+            make_baseline=NoBaseline,
+            make_phases=lambda: phases(None),
+        ).run()
+    found = [str(w.message) for w in caught if "NoBaseline" in str(w.message)]
+    assert len(found) == 1
+    assert "QualityWeighted" in found[0]
+
+
+def test_masked_positions_get_no_gradient():
+    """Only decisions and states are read: no logit anywhere else, padding included, matters."""
+    tiny = policy()
+    trajectories = [trajectory(0, 1), trajectory(1, 4)]
+    batch = collate(tiny.transcript.encode_many(trajectories), trajectories)
+    hidden: list[torch.Tensor] = []
+
+    def keep(module: Any, arguments: Any, output: Any) -> None:
+        output.last_hidden_state.retain_grad()
+        hidden.append(output.last_hidden_state)
+
+    handle = tiny.lm.model.register_forward_hook(keep)
+    evaluation = tiny.evaluate(batch)
+    handle.remove()
+    sum(x.sum() for x in (evaluation.logprobs_BS, evaluation.values_BS)).backward()
+    touched_BT = hidden[0].grad.abs().sum(dim=-1) > 0
+    allowed_BT = torch.zeros_like(touched_BT)
+    allowed_BT[batch.decision_row_D, batch.decision_position_D] = True
+    for row in range(2):
+        allowed_BT[row, batch.state_positions_BS[row][batch.steps_BS[row]]] = True
+    assert touched_BT.any()
+    assert not (touched_BT & ~allowed_BT).any()
+    assert not (allowed_BT & ~batch.attention_BT).any()

@@ -1,0 +1,28 @@
+"""``predict`` from the command line, with a policy directory and no callback named by the user."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from retro_lightning.cli.main import main
+from tests.fits import Fit
+
+_CORRIDOR = str(Path(__file__).resolve().parents[2] / "corridor.yaml")
+
+
+def test_predict_writes_every_stored_action(workplace, make_fit):
+    fit: Fit = make_fit("fit", trainer_options={"max_epochs": 1}).run()
+    directory = fit.last.with_name("last-policy")
+    code = main(["predict", "--config", _CORRIDOR, "--policy", str(directory)])
+    assert code == 0
+    (path,) = workplace.rglob("predictions.parquet")
+    rows = pq.read_table(path).to_pylist()
+    # 2 families of 5 tasks; expert and noisy expert once, random walker twice on each.
+    assert len(rows) == 2 * 5 * (1 + 1 + 2)
+    values = np.concatenate([row["log_probs"] for row in rows])
+    assert np.isfinite(values).all()
+    assert (values <= 0).all()
+    assert {row["family"] for row in rows} == {"corridor/short", "corridor/long"}
