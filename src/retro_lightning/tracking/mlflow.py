@@ -1,0 +1,240 @@
+"""Behaviour half: a Lightning logger that writes to MLflow in batches and knows about resuming.
+
+One write to MLflow's SQLite store takes about 10 ms, as long as a training step of a small model;
+metrics are therefore kept in memory and written a few hundred at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+# Read when MLflow is imported, which this module does as late as it can: no telemetry, no progress
+# bars within ours, no report on database migrations.
+for _name, _value in (
+    ("MLFLOW_DISABLE_TELEMETRY", "true"),
+    ("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false"),
+    ("MLFLOW_LOGGING_LEVEL", "WARNING"),
+):
+    os.environ.setdefault(_name, _value)
+
+_DEFAULT_URI = "sqlite:///mlflow.db"
+_RUN_FILE = "mlflow-run.json"
+_MAX_METRICS_PER_WRITE = 1000
+_MAX_PARAMETERS_PER_WRITE = 100
+_MAX_PARAMETER_LENGTH = 500
+_FORBIDDEN = re.compile(r"[^\w/. :-]")
+
+
+class MLflowRun(Logger):
+    """Logs a run to MLflow.
+
+    The run is made when the first thing is logged. A resumed ``fit`` goes on in the run that it
+    resumes, whose id stands in ``mlflow-run.json`` of the run's directory. After Ctrl-C the run is
+    closed as KILLED, after an error as FAILED.
+
+    Args:
+        experiment_name: Experiment that the run belongs to.
+        tracking_uri: Database or server that MLflow writes to; null = the environment variable
+            ``MLFLOW_TRACKING_URI``, or ``sqlite:///mlflow.db`` in the working directory.
+        run_id: Go on in this MLflow run instead of making one.
+        flush_seconds: Seconds after which metrics in memory are written. Higher = less time spent
+            writing; lower = the user interface is closer to the present.
+    """
+
+    def __init__(
+        self,
+        experiment_name: str = "retro_lightning",
+        tracking_uri: str | None = None,
+        run_id: str | None = None,
+        flush_seconds: float = 10.0,
+    ) -> None:
+        super().__init__()
+        self._experiment_name = experiment_name
+        self._tracking_uri = absolute_uri(
+            tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or _DEFAULT_URI
+        )
+        self._run_id = run_id
+        self._flush_seconds = flush_seconds
+        self._run_name: str | None = None
+        self._run_file: Path | None = None
+        self._client: MlflowClient | None = None
+        self._waiting: list[Metric] = []
+        self._flushed_at = time.monotonic()
+        self._parameters: set[str] = set()
+
+    def attach(self, directory: Path, *, name: str, remember: bool, resume: bool) -> None:
+        """Tie the logger to a run's directory, before anything is logged.
+
+        Args:
+            directory: Directory of the run.
+            name: Name that MLflow shows.
+            remember: Write the MLflow run's id into the directory, for a later resumption.
+            resume: Go on in the MLflow run that the directory remembers, if it still exists.
+        """
+        self._run_name = name
+        file = directory / _RUN_FILE
+        self._run_file = file if remember else None
+        if resume and file.is_file() and self._run_id is None:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            if record["tracking_uri"] == self._tracking_uri:
+                self._run_id = record["run_id"]
+
+    # ------------------------------------------------------------------ the MLflow run
+    @property
+    def name(self) -> str:
+        """Name of the experiment."""
+        return self._experiment_name
+
+    @property
+    def version(self) -> str | None:
+        """Id of the MLflow run; None before anything was logged."""
+        return self._run_id
+
+    @property
+    @rank_zero_experiment
+    def client(self) -> MlflowClient:
+        """MLflow's client, once the run exists."""
+        if self._client is None:
+            self._client = self._open()
+        return self._client
+
+    def _open(self) -> MlflowClient:
+        from mlflow import MlflowClient
+        from mlflow.entities import RunStatus
+        from mlflow.exceptions import MlflowException
+
+        client = MlflowClient(self._tracking_uri)
+        if self._run_id is not None:
+            try:
+                run = client.get_run(self._run_id)
+            except MlflowException:
+                self._run_id = None
+            else:
+                self._parameters = set(run.data.params)
+                client.update_run(self._run_id, status=RunStatus.to_string(RunStatus.RUNNING))
+        if self._run_id is None:
+            experiment = client.get_experiment_by_name(self._experiment_name)
+            experiment_id = (
+                experiment.experiment_id
+                if experiment is not None
+                else client.create_experiment(self._experiment_name)
+            )
+            self._run_id = client.create_run(experiment_id, run_name=self._run_name).info.run_id
+        if self._run_file is not None:
+            self._run_file.parent.mkdir(parents=True, exist_ok=True)
+            record = {"run_id": self._run_id, "tracking_uri": self._tracking_uri}
+            self._run_file.write_text(json.dumps(record) + "\n", encoding="utf-8")
+        return client
+
+    # ------------------------------------------------------------------ metrics and parameters
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Keep metrics; they are written later, many at once."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._waiting += [
+            Metric(_FORBIDDEN.sub("_", key), float(value), now, step or 0)
+            for key, value in metrics.items()
+        ]
+        waited = time.monotonic() - self._flushed_at
+        if len(self._waiting) >= _MAX_METRICS_PER_WRITE or waited >= self._flush_seconds:
+            self.save()
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the metrics that are in memory."""
+        waiting, self._waiting = self._waiting, []
+        for start in range(0, len(waiting), _MAX_METRICS_PER_WRITE):
+            chunk = waiting[start : start + _MAX_METRICS_PER_WRITE]
+            self.client.log_batch(self.version, metrics=chunk)
+        self._flushed_at = time.monotonic()
+
+    @rank_zero_only
+    def log_hyperparams(
+        self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
+    ) -> None:
+        """Log parameters, flattened to dotted keys; each key once in the life of a run."""
+        from mlflow.entities import Param
+
+        client = self.client
+        values = vars(params) if isinstance(params, Namespace) else params
+        new = {k: v for k, v in flatten(values).items() if k not in self._parameters}
+        self._parameters |= set(new)
+        entities = [
+            Param(_FORBIDDEN.sub("_", key), str(value)[:_MAX_PARAMETER_LENGTH])
+            for key, value in new.items()
+        ]
+        for start in range(0, len(entities), _MAX_PARAMETERS_PER_WRITE):
+            chunk = entities[start : start + _MAX_PARAMETERS_PER_WRITE]
+            client.log_batch(self.version, params=chunk)
+
+    # ------------------------------------------------------------------ artifacts
+    @rank_zero_only
+    def log_config(self, text: str) -> None:
+        """Log a configuration: as the artifact ``config.yaml`` and as parameters."""
+        self.client.log_text(self.version, text, "config.yaml")
+        self.log_hyperparams(yaml.safe_load(text))
+
+    @rank_zero_only
+    def log_file(self, path: Path, folder: str) -> None:
+        """Log a file as the artifact ``<folder>/<name of the file>``."""
+        self.client.log_artifact(self.version, str(path), folder)
+
+    @rank_zero_only
+    def log_rows(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+        """Append rows, which have the same keys, to the table artifact ``name``."""
+        if rows:
+            columns = {key: [row[key] for row in rows] for key in rows[0]}
+            self.client.log_table(self.version, columns, name)
+
+    # ------------------------------------------------------------------ the end
+    @rank_zero_only
+    def finalize(self, status: str = "success") -> None:
+        """Write what is left and close the run; KILLED when a person or a signal stopped it."""
+        if self._client is None and not self._waiting:
+            return
+        self.save()
+        ended = "FINISHED" if status in ("success", "finished") else "FAILED"
+        if isinstance(sys.exception(), KeyboardInterrupt | SystemExit):
+            ended = "KILLED"
+        self.client.set_terminated(self.version, ended)
+
+
+def absolute_uri(uri: str) -> str:
+    """The address of a SQLite file, independent of the working directory; others as they are."""
+    scheme, separator, path = uri.partition(":///")
+    if scheme != "sqlite" or not separator or Path(path).is_absolute():
+        return uri
+    return f"sqlite:///{Path(path).absolute()}"
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as one mapping with dotted keys; empty ones are left out."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, list | tuple) and any(isinstance(v, Mapping) for v in value):
+            value = {str(position): entry for position, entry in enumerate(value)}
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{key}.")
+        else:
+            flat[key] = value
+    return flat
