@@ -121,6 +121,8 @@ def random_trajectory(rng: np.random.Generator, number: int = 0, *, steps: int =
         policy_version=None if scripted else int(rng.integers(2**40)),
         tokenizer=None if scripted else "0123456789abcdef",
         fault="it broke" if truncation == "fault" else None,
+        reflections=tuple(_text(rng) for _ in range(int(rng.integers(0, 3)))),
+        outcome_return=float(rng.normal()) if count == 0 and rng.integers(2) else None,
     )
 
 
@@ -146,6 +148,9 @@ def _step(rng: np.random.Generator, listed: bool) -> Step:
             context_ids=tuple(rng.integers(0, 500, int(rng.integers(0, 5))).tolist()),
             action_ids=tuple(rng.integers(0, 500, int(rng.integers(0, 3))).tolist()),
             value=float(rng.normal()) if rng.integers(2) else None,
+            thought_length=int(rng.integers(0, 2)),
+            temperature=float(rng.choice([0.5, 1.0])),
+            kept_ids=((1, 2), (3,), ()) if rng.integers(2) else None,
         )
         if rng.integers(2)
         else None,

@@ -27,8 +27,8 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-SCHEMA_VERSION = 1
-"""Version of the record layout; the replay store migrates older ones."""
+SCHEMA_VERSION = 2
+"""Version of the record layout; the replay store reads older ones, filling in what they lacked."""
 
 Split = Literal["train", "val", "test"]
 Truncation = Literal["task_limit", "collector_limit", "context_full", "fault"]
@@ -59,13 +59,21 @@ class Generation:
 
     Attributes:
         context_ids: Tokens fed since the previous action ended (task, observation, markers).
-        action_ids: Tokens of the action with its end-of-action token.
+        action_ids: All tokens that the policy wrote in this step: first its thought, if any, with
+            the token that ends it, then the action with its end-of-action token.
         value: Value head's estimate of the return from this state on, if there was a value head.
+        thought_length: How many of ``action_ids``, from the first on, are the thought.
+        temperature: What logits were divided by before sampling.
+        kept_ids: For each token of free text, the tokens that a truncated sampler (top-p) chose
+            from; None = the whole vocabulary, or no free text.
     """
 
     context_ids: tuple[int, ...]
     action_ids: tuple[int, ...]
     value: float | None = None
+    thought_length: int = 0
+    temperature: float = 1.0
+    kept_ids: tuple[tuple[int, ...], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +107,7 @@ class Trajectory:
 
     Attributes:
         task: The task attempted.
-        steps: The turns, in order; may be empty only for a faulted reset.
+        steps: The turns, in order; empty only for a faulted reset and for an outcome record.
         final_observation: Text after the last action.
         final_valid_actions: Valid actions after the last action; None for free text.
         terminated: The environment ended the episode (solved or failed).
@@ -115,6 +123,11 @@ class Trajectory:
         policy_version: Optimiser steps taken when the rollout began; None if no policy of ours.
         tokenizer: Fingerprint of the tokenizer that ``generation`` ids belong to.
         fault: The sentence that describes the fault, if there was one.
+        reflections: What the agent had been told about earlier attempts at this task when this one
+            began, oldest first.
+        outcome_return: Return of an *outcome record*: a log told how the attempt ended but not
+            what was done. Such records have no steps; they are counted and never learnt from.
+            None = not an outcome record.
     """
 
     task: Task
@@ -132,18 +145,28 @@ class Trajectory:
     policy_version: int | None = None
     tokenizer: str | None = None
     fault: str | None = None
+    reflections: tuple[str, ...] = ()
+    outcome_return: float | None = None
     schema_version: int = field(default=SCHEMA_VERSION)
 
     def __post_init__(self) -> None:
         """Refuse records that contradict themselves.
 
         Raises:
-            ValueError: If truncation and its reason disagree, or a reward is not finite.
+            ValueError: If truncation and its reason disagree, a reward is not finite, or an
+                outcome record has steps.
         """
         if self.truncated != (self.truncation is not None):
             raise ValueError(
                 f"trajectory of task {self.task.task_id}: truncated={self.truncated} but the "
                 f"reason is {self.truncation!r}; give a reason exactly when the episode was cut"
+            )
+        if self.outcome_return is not None and (
+            self.steps or not math.isfinite(self.outcome_return)
+        ):
+            raise ValueError(
+                f"outcome record of task {self.task.task_id}: it has {len(self.steps)} steps and "
+                f"return {self.outcome_return}; outcome records have no steps and a finite return"
             )
         for number, step in enumerate(self.steps):
             if not math.isfinite(step.reward):
@@ -153,7 +176,9 @@ class Trajectory:
 
     @property
     def total_return(self) -> float:
-        """Undiscounted sum of rewards."""
+        """Undiscounted sum of rewards; of an outcome record, the return that was told."""
+        if self.outcome_return is not None:
+            return self.outcome_return
         return math.fsum(step.reward for step in self.steps)
 
     @property
@@ -182,8 +207,26 @@ class Trajectory:
         return _digest({k: v for k, v in _fields(self).items() if k not in left_out})
 
 
+_SINCE_VERSION_2 = (
+    "thought_length",
+    "temperature",
+    "kept_ids",
+    "reflections",
+    "outcome_return",
+)
+
+
 def _fields(record: Any) -> dict[str, Any]:
-    return {item.name: getattr(record, item.name) for item in fields(record)}
+    """A record's fields; those that version 2 added only where they say something.
+
+    So that a record that was written under version 1 keeps its content hash.
+    """
+    return {
+        item.name: value
+        for item in fields(record)
+        if (value := getattr(record, item.name)) != item.default
+        or item.name not in _SINCE_VERSION_2
+    }
 
 
 def _digest(value: object) -> str:

@@ -25,6 +25,9 @@ _GENERATION = pa.struct(
         pa.field("context_ids", _IDS, nullable=False),
         pa.field("action_ids", _IDS, nullable=False),
         pa.field("value", pa.float64()),
+        pa.field("thought_length", pa.int32()),
+        pa.field("temperature", pa.float64()),
+        pa.field("kept_ids", pa.list_(_IDS)),
     ]
 )
 _STEP = pa.struct(
@@ -58,6 +61,8 @@ SCHEMA = pa.schema(
         pa.field("truncated", pa.bool_(), nullable=False),
         pa.field("truncation", pa.string()),
         pa.field("fault", pa.string()),
+        pa.field("reflections", _TEXTS),
+        pa.field("outcome_return", pa.float64()),
         pa.field("success", pa.bool_(), nullable=False),
         pa.field("total_return", pa.float64(), nullable=False),
         pa.field("length", pa.int32(), nullable=False),
@@ -89,7 +94,7 @@ INDEX_FIELDS = tuple(
 """Columns that the index keeps in memory."""
 
 _TASK_FIELDS = ("task_id", "family", "split", "instruction", "seed")
-_NESTED = ("final_valid_actions", "steps")
+_NESTED = ("final_valid_actions", "reflections", "steps")
 
 
 def encode(trajectories: Sequence[Trajectory]) -> pa.RecordBatch:
@@ -98,8 +103,9 @@ def encode(trajectories: Sequence[Trajectory]) -> pa.RecordBatch:
     for column in SCHEMA:
         if column.name == "steps":
             columns.append(_encode_steps([t.steps for t in trajectories]))
-        elif column.name == "final_valid_actions":
-            columns.append(_encode_lists([t.final_valid_actions for t in trajectories], _TEXTS))
+        elif column.name in ("final_valid_actions", "reflections"):
+            lists = [getattr(t, column.name) for t in trajectories]
+            columns.append(_encode_lists(lists, _TEXTS))
         elif column.name in _TASK_FIELDS:
             values = [getattr(t.task, column.name) for t in trajectories]
             columns.append(pa.array(values, column.type))
@@ -113,8 +119,10 @@ def decode(batch: pa.RecordBatch) -> list[Trajectory]:
     """The trajectories of a record batch: the inverse of ``encode``.
 
     Args:
-        batch: Rows with the columns of ``SCHEMA``; not a slice of a larger batch.
+        batch: Rows with the columns of ``SCHEMA``, or of an older version of it; not a slice of a
+            larger batch.
     """
+    batch = upgraded(batch)
     plain: dict[str, list[Any]] = {
         column.name: batch.column(column.name).to_pylist()
         for column in SCHEMA
@@ -132,16 +140,50 @@ def decode(batch: pa.RecordBatch) -> list[Trajectory]:
             task=task,
             steps=steps,
             final_valid_actions=valid,
+            reflections=reflections or (),
             **dict(zip(names, values, strict=True)),
         )
-        for task, steps, valid, values in zip(
+        for task, steps, valid, reflections, values in zip(
             tasks,
             _decode_steps(batch.column("steps")),
             _decode_lists(batch.column("final_valid_actions")),
+            _decode_lists(batch.column("reflections")),
             zip(*plain.values(), strict=True),
             strict=True,
         )
     ]
+
+
+def upgraded(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Rows of an older record layout with the columns of ``SCHEMA``; what they lacked is null."""
+    if batch.schema.equals(SCHEMA):
+        return batch
+    arrays = [
+        _upgraded(batch.column(column.name), column.type)
+        if column.name in batch.schema.names
+        else pa.nulls(len(batch), column.type)
+        for column in SCHEMA
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
+
+
+def _upgraded(array: pa.Array, wanted: pa.DataType) -> pa.Array:
+    if array.type.equals(wanted):
+        return array
+    if pa.types.is_list(wanted):
+        values = _upgraded(array.values, wanted.value_type)
+        missing = array.is_null() if array.null_count else None
+        return pa.ListArray.from_arrays(array.offsets, values, type=wanted, mask=missing)
+    if pa.types.is_struct(wanted):
+        present = {field.name for field in array.type}
+        children = [
+            _upgraded(array.field(field.name), field.type)
+            if field.name in present
+            else pa.nulls(len(array), field.type)
+            for field in wanted
+        ]
+        return pa.StructArray.from_arrays(children, fields=list(wanted), mask=array.is_null())
+    return array.cast(wanted)
 
 
 def _encode_steps(episodes: Sequence[tuple[Step, ...]]) -> pa.ListArray:
@@ -168,9 +210,18 @@ def _encode_generations(generations: Sequence[Generation | None]) -> pa.StructAr
         _encode_lists([() if g is None else g.context_ids for g in generations], _IDS),
         _encode_lists([() if g is None else g.action_ids for g in generations], _IDS),
         pa.array([None if g is None else g.value for g in generations], pa.float64()),
+        pa.array([None if g is None else g.thought_length for g in generations], pa.int32()),
+        pa.array([None if g is None else g.temperature for g in generations], pa.float64()),
+        _encode_kept([None if g is None else g.kept_ids for g in generations]),
     ]
     missing = pa.array([g is None for g in generations], pa.bool_())
     return pa.StructArray.from_arrays(children, fields=list(_GENERATION), mask=missing)
+
+
+def _encode_kept(rows: Sequence[tuple[tuple[int, ...], ...] | None]) -> pa.ListArray:
+    inner = _encode_lists([ids for row in rows if row for ids in row], _IDS)
+    missing = pa.array([row is None for row in rows], pa.bool_())
+    return pa.ListArray.from_arrays(_offsets(rows), inner, type=pa.list_(_IDS), mask=missing)
 
 
 def _encode_lists(rows: Sequence[Sequence[Any] | None], type_: pa.ListType) -> pa.ListArray:
@@ -220,15 +271,33 @@ def _decode_generations(column: pa.StructArray) -> Iterable[Generation | None]:
     if column.null_count == len(column):
         return [None] * len(column)
     return [
-        Generation(context_ids=context, action_ids=action, value=value) if there else None
-        for there, context, action, value in zip(
+        Generation(
+            context_ids=context,
+            action_ids=action,
+            value=value,
+            thought_length=thought_length or 0,
+            temperature=1.0 if temperature is None else temperature,
+            kept_ids=kept,
+        )
+        if there
+        else None
+        for there, context, action, value, thought_length, temperature, kept in zip(
             column.is_valid().to_pylist(),
             _decode_lists(column.field("context_ids")),
             _decode_lists(column.field("action_ids")),
             column.field("value").to_pylist(),
+            column.field("thought_length").to_pylist(),
+            column.field("temperature").to_pylist(),
+            _decode_kept(column.field("kept_ids")),
             strict=True,
         )
     ]
+
+
+def _decode_kept(column: pa.ListArray) -> list[tuple[tuple[int, ...], ...] | None]:
+    if column.null_count == len(column):
+        return [None] * len(column)
+    return [None if row is None else tuple(map(tuple, row)) for row in column.to_pylist()]
 
 
 def _decode_lists(column: pa.ListArray) -> list[Any]:
