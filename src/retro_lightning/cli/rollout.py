@@ -94,7 +94,7 @@ def next_jobs(tasks: Mapping[str, list[Task]], count: int, store: ReplayStore) -
     every = [task for group in in_turn for task in group if task is not None]
     first = int(store.index.attempt.max()) + 1 if len(store) else 0
     rounds = itertools.count(first)
-    endless = ((task, attempt) for attempt in rounds for task in every)
+    endless = (Job(task, attempt) for attempt in rounds for task in every)
     return list(itertools.islice(endless, count))
 
 
@@ -107,11 +107,10 @@ def _scripted(
 ) -> Iterator[Trajectory]:
     envs = {family: make() for family, make in environments.items()}
     try:
-        for task, attempt in jobs:
-            rng = generator(seed, task.task_id, attempt, behaviour.behaviour_id)
-            yield run_behaviour(
-                behaviour, task, envs[task.family], run=run, attempt=attempt, rng=rng
-            )
+        for job in jobs:
+            rng = generator(seed, job.task.task_id, job.attempt, behaviour.behaviour_id)
+            env = envs[job.task.family]
+            yield run_behaviour(behaviour, job.task, env, run=run, attempt=job.attempt, rng=rng)
     finally:
         for env in envs.values():
             env.close()

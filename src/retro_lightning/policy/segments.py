@@ -42,9 +42,14 @@ class Segments:
         self._ids: dict[str, IntArray] = {}
         self._menus: dict[tuple[str, ...], tuple[TokenTrie, dict[str, ActionPath]]] = {}
 
-    def context(self, observation: str, task: Task, *, first: bool) -> IntArray:
+    def context(
+        self, observation: str, task: Task, *, first: bool, reflections: tuple[str, ...] = ()
+    ) -> IntArray:
         """Tokens fed before an action; ``first`` says whether it is the trajectory's first."""
-        turn = [self._encoded(observation_text(observation)), self._encoded(task_text(task))]
+        turn = [
+            self._encoded(observation_text(observation)),
+            self._encoded(task_text(task, reflections)),
+        ]
         return np.concatenate([self._prefix, *turn] if first else turn)
 
     def menu(self, valid: tuple[str, ...]) -> tuple[TokenTrie, dict[str, ActionPath]]:
@@ -104,9 +109,15 @@ def observation_text(observation: str) -> str:
     return f"Observation: {observation}"
 
 
-def task_text(task: Task) -> str:
-    """What the policy reads before each action: the task again, however long the past is."""
-    return f"\nTask: {task.instruction}\nAction:"
+def task_text(task: Task, reflections: tuple[str, ...] = ()) -> str:
+    """What the policy reads before each action: the task again, however long the past is.
+
+    Args:
+        task: The task.
+        reflections: What the agent was told about earlier attempts at it, oldest first.
+    """
+    told = "".join(f"\nReflection: {reflection}" for reflection in reflections)
+    return f"\nTask: {task.instruction}{told}\nAction:"
 
 
 def action_text(action: str) -> str:
@@ -117,7 +128,7 @@ def action_text(action: str) -> str:
 def training_texts(trajectories: Iterable[Trajectory]) -> Iterator[str]:
     """Every segment of trajectories, as a tokenizer will be asked to encode it, to train it on."""
     for trajectory in trajectories:
-        yield task_text(trajectory.task)
+        yield task_text(trajectory.task, trajectory.reflections)
         for step in trajectory.steps:
             yield observation_text(step.observation)
             yield from map(action_text, step.valid_actions or (step.action,))

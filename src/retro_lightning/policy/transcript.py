@@ -7,7 +7,9 @@ A trajectory is one token sequence::
     …
 
 The task is restated before every action: it is then near, however long the past is, and names what
-to look for after it was seen (measured in ``docs/experiments.md``). ``<end>``, the end-of-action
+to look for after it was seen (measured in ``docs/experiments.md``). What the agent was told about
+earlier attempts (``Trajectory.reflections``) is restated with it, between task and action, as
+``\nReflection: {reflection}`` each, oldest first. ``<end>``, the end-of-action
 token, is the newline if it is one token of the tokenizer, else the end-of-sequence token. Every
 segment is encoded by itself and the ids are concatenated, so that the boundary between context and
 action is exact by construction and no tokenizer can merge across it. Recorded ids
@@ -104,15 +106,18 @@ class Transcript:
         self.fingerprint, self.end = self._segments.fingerprint, self._segments.end
 
     # ------------------------------------------------------------------ segments
-    def context(self, observation: str, task: Task, *, first: bool) -> IntArray:
+    def context(
+        self, observation: str, task: Task, *, first: bool, reflections: tuple[str, ...] = ()
+    ) -> IntArray:
         """Tokens fed before an action.
 
         Args:
             observation: What is seen now.
             task: The task, which is restated before every action.
             first: Whether it is the trajectory's first action.
+            reflections: What the agent was told about earlier attempts, restated with the task.
         """
-        return self._segments.context(observation, task, first=first)
+        return self._segments.context(observation, task, first=first, reflections=reflections)
 
     def prepare(self, observations: Iterable[str]) -> None:
         """Encode observations all at once; ``context`` is then a look-up."""
@@ -147,7 +152,7 @@ class Transcript:
         return result
 
     def _texts(self, trajectory: Trajectory) -> Iterable[str]:
-        yield task_text(trajectory.task)
+        yield task_text(trajectory.task, trajectory.reflections)
         if trajectory.tokenizer != self.fingerprint:
             for step in trajectory.steps:
                 yield observation_text(step.observation)
@@ -209,7 +214,12 @@ class Transcript:
                 f"{where}: action {step.action!r} is not among the {len(step.valid_actions)} valid "
                 "actions; correct the record or leave it out"
             )
-        return self.context(step.observation, trajectory.task, first=number == 0), path
+        return self._context(trajectory, step.observation, first=number == 0), path
+
+    def _context(self, trajectory: Trajectory, observation: str, *, first: bool) -> IntArray:
+        return self.context(
+            observation, trajectory.task, first=first, reflections=trajectory.reflections
+        )
 
     def _final(
         self, trajectory: Trajectory, kept: int, position: int, segments: list[IntArray]
@@ -219,7 +229,7 @@ class Transcript:
             return -1
         if kept < len(trajectory.steps):
             return -1
-        context = self.context(trajectory.final_observation, trajectory.task, first=False)
+        context = self._context(trajectory, trajectory.final_observation, first=False)
         if position + len(context) > self.max_length:
             return -2
         segments.append(context)

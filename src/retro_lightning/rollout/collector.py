@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,8 +16,20 @@ from retro_lightning.rollout.seeds import generator
 from retro_lightning.rollout.session import Choice, Session
 from retro_lightning.trajectory import Task, Trajectory
 
-Job = tuple[Task, int]
-"""A task and the number of the attempt at it."""
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One attempt to be made.
+
+    Attributes:
+        task: The task.
+        attempt: Number of this attempt at it.
+        reflections: What the agent is told about earlier attempts, oldest first.
+    """
+
+    task: Task
+    attempt: int
+    reflections: tuple[str, ...] = ()
 
 
 def collect(
@@ -47,7 +60,7 @@ def collect(
     Args:
         policy: Who acts; its weights must not change before the last trajectory is out.
         environments: Makes each family's environments.
-        jobs: Tasks with attempt numbers.
+        jobs: The attempts to make.
         run: Name of the run, recorded.
         seed: The run's seed.
         batch_size: Episodes at a time. Higher = faster, with more memory.
@@ -67,7 +80,7 @@ def collect(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; collect at least 1 episode at a time")
-    unknown = sorted({task.family for task, _ in jobs} - set(environments))
+    unknown = sorted({task.family for task in (job.task for job in jobs)} - set(environments))
     if unknown:
         raise ValueError(f"no environment for family {unknown[0]!r}; known: {sorted(environments)}")
     if not jobs:
@@ -81,17 +94,19 @@ def collect(
         while waiting or tables.seats:
             starting = not tables.seats
             while starting and waiting and tables.free:
-                number, (task, attempt) = waiting.popleft()
-                rng = None if greedy else generator(seed, task.task_id, attempt, version, arm)
-                tables.sit(_Seat(number, task, attempt, rng), max_steps)
+                number, job = waiting.popleft()
+                what = (job.task.task_id, job.attempt, version, arm)
+                rng = None if greedy else generator(seed, *what)
+                tables.sit(_Seat(number, job, rng), max_steps)
             for seat in tables.turn():
                 trajectory = seat.recorder.trajectory(
                     source=source,
                     behaviour_id=f"policy-{version}" + ("-greedy" if greedy else ""),
                     run=run,
-                    attempt=seat.attempt,
+                    attempt=seat.job.attempt,
                     policy_version=version,
                     tokenizer=policy.transcript.fingerprint,
+                    reflections=seat.job.reflections,
                 )
                 tables.leave(seat, broken=trajectory.truncation == "fault")
                 finished[seat.number] = trajectory
@@ -111,10 +126,8 @@ class _Seat:
     env: TextEnv
     row: int
 
-    def __init__(
-        self, number: int, task: Task, attempt: int, rng: np.random.Generator | None
-    ) -> None:
-        self.number, self.task, self.attempt, self.rng = number, task, attempt, rng
+    def __init__(self, number: int, job: Job, rng: np.random.Generator | None) -> None:
+        self.number, self.job, self.rng = number, job, rng
         self.steps = 0
 
 
@@ -137,13 +150,13 @@ class _Tables:
 
     def sit(self, seat: _Seat, max_steps: int | None) -> None:
         """Begin an episode in a free row."""
-        family = seat.task.family
+        family = seat.job.task.family
         pool = self._pool[family]
         seat.env = pool.pop() if pool else self._environments[family]()
         seat.row = self.free.pop()
         self._session.start(seat.row)
         self.seats[seat.row] = seat
-        seat.recorder = EpisodeRecorder(seat.task, seat.env, max_steps=max_steps)
+        seat.recorder = EpisodeRecorder(seat.job.task, seat.env, max_steps=max_steps)
 
     def turn(self) -> list[_Seat]:
         """One action in every episode; returns the episodes that are over."""
@@ -163,7 +176,7 @@ class _Tables:
         if broken:
             _close(seat.env)
         else:
-            self._pool[seat.task.family].append(seat.env)
+            self._pool[seat.job.task.family].append(seat.env)
 
     def _ready(self) -> tuple[list[_Seat], list[IntArray], list[TokenTrie]]:
         """Episodes that go on, with the tokens of their turn; those with no room are stopped."""
@@ -171,7 +184,7 @@ class _Tables:
         self._transcript.prepare(seat.recorder.observation for seat in going)
         acting, contexts, tries = [], [], []
         for seat in going:
-            where = f"task {seat.task.task_id}, step {seat.steps}"
+            where = f"task {seat.job.task.task_id}, step {seat.steps}"
             valid = seat.recorder.valid_actions
             if valid is None:
                 raise ValueError(f"{where}: the action is free text, which rollouts cannot do yet")
@@ -180,7 +193,10 @@ class _Tables:
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from None
             context = self._transcript.context(
-                seat.recorder.observation, seat.task, first=seat.steps == 0
+                seat.recorder.observation,
+                seat.job.task,
+                first=seat.steps == 0,
+                reflections=seat.job.reflections,
             )
             if not self._session.fits(seat.row, context, trie):
                 if seat.steps == 0:

@@ -132,6 +132,7 @@ class EpisodeRecorder:
         attempt: int,
         policy_version: int | None = None,
         tokenizer: str | None = None,
+        reflections: tuple[str, ...] = (),
     ) -> Trajectory:
         """The record of the attempt; see ``Trajectory`` for the arguments.
 
@@ -159,6 +160,7 @@ class EpisodeRecorder:
             policy_version=policy_version,
             tokenizer=tokenizer,
             fault=self.fault,
+            reflections=reflections,
         )
 
     def _take(self, turn: Callable[[], Turn]) -> None:

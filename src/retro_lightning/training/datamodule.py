@@ -23,6 +23,7 @@ from retro_lightning.policy.tokenizer import train_tokenizer
 from retro_lightning.policy.transcript import Transcript
 from retro_lightning.replay.index import Mask, StoreIndex
 from retro_lightning.replay.store import ReplayStore
+from retro_lightning.rollout.collector import Job
 from retro_lightning.rollout.history import History
 from retro_lightning.rollout.seeds import generator
 from retro_lightning.training.batches import ReplayBatches
@@ -280,7 +281,7 @@ class ReplayDataModule(L.LightningDataModule):
         )
 
     # ------------------------------------------------------------------ trying tasks afresh
-    def next_jobs(self, count: int, attempts: int, policy_version: int) -> list[tuple[Task, int]]:
+    def next_jobs(self, count: int, attempts: int, policy_version: int) -> list[Job]:
         """Tasks that the policy should try next, each with the numbers of its attempts.
 
         Args:
@@ -290,7 +291,7 @@ class ReplayDataModule(L.LightningDataModule):
         """
         rng = generator(self.seed, "tasks", policy_version)
         tasks = self.task_curriculum.choose(self.tasks("train"), -(-count // attempts), rng)
-        return [(task, attempt) for task in tasks for attempt in range(attempts)][:count]
+        return [Job(task, attempt) for task in tasks for attempt in range(attempts)][:count]
 
     def append(self, trajectories: Sequence[Trajectory], policy_version: int) -> None:
         """Append fresh rollouts to the run store and learn from them from the next epoch on."""

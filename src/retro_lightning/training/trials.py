@@ -9,7 +9,7 @@ import lightning as L
 import torch
 
 from retro_lightning.evaluation import EvaluationCounts
-from retro_lightning.rollout.collector import collect
+from retro_lightning.rollout.collector import Job, collect
 from retro_lightning.training.hooks import announce_trajectories, progress
 from retro_lightning.trajectory import Task, Trajectory
 
@@ -35,7 +35,7 @@ def try_tasks(module: PolicyGradientModule, tasks: Sequence[Task], stage: str) -
             collect(
                 module.require_policy(),
                 trainer.datamodule.environments,
-                [(task, 0) for task in tasks],
+                [Job(task, 0) for task in tasks],
                 run=trainer.datamodule.run_name,
                 seed=module.seed,
                 batch_size=min(_PARALLEL, len(tasks)),

@@ -104,7 +104,7 @@ def test_jobs_go_round_families_of_different_size(tmp_path):
 
     tasks = {"a": [task("a", 0)], "b": [task("b", 0), task("b", 1)]}
     jobs = room.next_jobs(tasks, 5, ReplayStore(tmp_path / "store", create=True))
-    assert [(t.task_id, attempt) for t, attempt in jobs] == [
+    assert [(job.task.task_id, job.attempt) for job in jobs] == [
         ("a:0", 0),
         ("b:0", 0),
         ("b:1", 0),

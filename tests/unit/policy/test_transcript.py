@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import tiny
+from retro_lightning.policy.segments import training_texts
 from retro_lightning.policy.transcript import Transcript
 from retro_lightning.trajectory import Generation
 
@@ -37,6 +38,33 @@ def test_the_text_is_the_documented_one() -> None:
         f"Observation: {trajectory.final_observation}\n{task}\nAction:"
     )
     assert encoded.final_state_position == len(encoded.tokens) - 1
+
+
+@pytest.mark.parametrize(
+    "reflections", [(), ("the key is red",), ("go left", "né à l'est\nor not")]
+)
+def test_reflections_are_restated_with_the_task_and_without_them_nothing_changes(
+    reflections: tuple[str, ...],
+) -> None:
+    trajectory = dataclasses.replace(
+        tiny.trajectory(0, 3, truncation="collector_limit"), reflections=reflections
+    )
+    told = "".join(f"\nReflection: {each}" for each in reflections)
+    task = f"\nTask: {trajectory.task.instruction}{told}\nAction:"
+    expected: list[int] = []
+    for step in trajectory.steps:  # every piece is encoded by itself, as ever
+        for piece in (f"Observation: {step.observation}", task, f" {step.action}"):
+            expected += tiny.tokenizer().encode(piece, add_special_tokens=False)
+        expected.append(transcript().end)
+    for piece in (f"Observation: {trajectory.final_observation}", task):
+        expected += tiny.tokenizer().encode(piece, add_special_tokens=False)
+    coder = transcript()
+    assert coder.encode(trajectory).tokens.tolist() == expected
+    context = coder.context("here", trajectory.task, first=True, reflections=reflections)
+    assert tiny.tokenizer().decode(context) == f"Observation: here{task}"
+    texts = list(training_texts([trajectory]))
+    assert task in texts
+    assert all(each in "".join(texts) for each in reflections)
 
 
 def test_decisions_read_off_the_tokens() -> None:

@@ -13,7 +13,7 @@ import torch
 import tiny
 from retro_lightning.environments.base import make_tasks
 from retro_lightning.policy.batch import collate
-from retro_lightning.rollout.collector import collect
+from retro_lightning.rollout.collector import Job, collect
 from retro_lightning.trajectory import Task, Trajectory
 
 MENUS = (tiny.ACTIONS, ("go", "go on"), ("turn left",))
@@ -66,15 +66,15 @@ def policy():
     return tiny.policy()
 
 
-def jobs_of(count: int) -> list[tuple[Task, int]]:
-    return [(task, attempt) for task in tasks(count) for attempt in range(2)]
+def jobs_of(count: int) -> list[Job]:
+    return [Job(task, attempt) for task in tasks(count) for attempt in range(2)]
 
 
 def test_one_trajectory_per_job_in_their_order(policy) -> None:
     jobs = jobs_of(5)
     progress: list[int] = []
     out = run(policy, jobs, on_progress=progress.append)
-    assert [(t.task, t.attempt) for t in out] == jobs
+    assert [Job(t.task, t.attempt) for t in out] == jobs
     assert progress == [1] * 10
     assert {t.source for t in out} == {"rollout"}
     assert {t.behaviour_id for t in out} == {"policy-0"}
@@ -96,7 +96,7 @@ def test_an_episode_depends_on_its_own_seeds_alone(policy, batch_size: int) -> N
 
 def test_seed_attempt_version_and_arm_each_change_the_actions(policy) -> None:
     def actions(attempt: int = 0, **kwargs: Any) -> list[str]:
-        jobs = [(task, attempt) for task in tasks(6)]
+        jobs = [Job(task, attempt) for task in tasks(6)]
         return [s.action for t in run(policy, jobs, **kwargs) for s in t.steps]
 
     base = actions()
@@ -125,6 +125,23 @@ def test_records_agree_with_training_to_a_ten_thousandth(policy) -> None:
         assert trajectory.tokenizer == policy.transcript.fingerprint
         for step, every in zip(trajectory.steps, policy.action_log_probs(trajectory), strict=True):
             np.testing.assert_allclose(step.log_probs, every, atol=1e-4)
+
+
+def test_reflections_are_told_recorded_and_learnt_from_as_told(policy) -> None:
+    told = ("the door is near", "turn left")
+    jobs = [Job(task, 1, told if number % 2 else ()) for number, task in enumerate(tasks(6))]
+    out = run(policy, jobs)
+    assert [t.reflections for t in out] == [job.reflections for job in jobs]
+    encoded = policy.transcript.encode_many(out)
+    for trajectory, tokens in zip(out, (item.tokens for item in encoded), strict=True):
+        text = policy.tokenizer.decode(tokens)
+        restated = "Reflection: the door is near\nReflection: turn left\nAction:"
+        assert text.count(restated) == (trajectory.length if trajectory.reflections else 0)
+    batch = collate(encoded, out)
+    with torch.no_grad():
+        now = policy.evaluate(batch).logprobs_BS
+    mask = batch.steps_BS
+    torch.testing.assert_close(batch.behaviour_logprobs_BS[mask], now[mask], atol=1e-4, rtol=0)
 
 
 def test_greedy_is_the_same_for_every_seed_and_claims_no_log_prob(policy) -> None:

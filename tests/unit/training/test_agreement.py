@@ -10,7 +10,7 @@ import torch
 
 from retro_lightning.environments.base import make_tasks
 from retro_lightning.policy.policy import Policy
-from retro_lightning.rollout.collector import collect
+from retro_lightning.rollout.collector import Job, collect
 from retro_lightning.training.agreement import TOLERANCE, check_agreement
 from retro_lightning.trajectory import Trajectory
 from tests.support import CorridorEnv
@@ -20,7 +20,7 @@ from tests.tiny import KINDS, policy
 def _rollouts(kind: str) -> tuple[Policy, list[Trajectory]]:
     acting = policy(kind)
     make = functools.partial(CorridorEnv, length=9)
-    jobs = [(task, 0) for task in make_tasks("corridor", make, "train", 8)]
+    jobs = [Job(task, 0) for task in make_tasks("corridor", make, "train", 8)]
     return acting, list(collect(acting, {"corridor": make}, jobs, run="run", seed=1, batch_size=3))
 
 
