@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from retro_lightning.policy.language_model import (
+from retro_lightning.policy.loading import (
+    Loading,
     causal_lm,
     hidden_size,
     load_causal_lm,
     load_tokenizer,
+    loading_of,
     no_progress_bar,
 )
 from retro_lightning.policy.tokenizer import fingerprint
@@ -75,6 +77,7 @@ def _write(path: Path, parts: Parts, tokenizer_fingerprint: str) -> None:
         "version": parts.version,
         "value_head": asdict(ValueHeadSettings(head.width, head.detach)),
         "tokenizer": tokenizer_fingerprint,
+        "loading": asdict(loading_of(lm)),
     }
     (path / "policy.json").write_text(json.dumps(about, indent=2) + "\n")
 
@@ -84,13 +87,15 @@ def read(path: Path | str) -> Parts:
 
     Raises:
         FileNotFoundError: If there is nothing at ``path``.
-        ValueError: If it was written by a newer release, or its tokenizer was changed.
+        ValueError: If it was written by a newer release, its tokenizer was changed, or its weights
+            cannot be held here as they were.
     """
     about_path = Path(path) / "policy.json"
     about = json.loads(about_path.read_text()) if about_path.is_file() else None
     if about is not None and about["format"] > _FORMAT:
         raise ValueError(f"{about_path} was written by a newer release: upgrade this one")
-    lm, tokenizer = load_causal_lm(str(path)), load_tokenizer(str(path))
+    loading = Loading(**about["loading"]) if about is not None and "loading" in about else None
+    lm, tokenizer = load_causal_lm(str(path), loading), load_tokenizer(str(path))
     if about is None:
         return Parts(lm, tokenizer, ValueHeadSettings().build(hidden_size(lm), seed=0), 0)
     if about["tokenizer"] != fingerprint(tokenizer):

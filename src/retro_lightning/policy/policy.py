@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +15,8 @@ from torch import Tensor, nn
 from retro_lightning.policy import directory
 from retro_lightning.policy.actions import FloatArray, IntArray, TokenTrie, TrieConstrained
 from retro_lightning.policy.batch import Batch, pad_children
-from retro_lightning.policy.language_model import (
-    LanguageModelSource,
-    causal_lm,
-    context_length,
-    hidden_size,
-)
+from retro_lightning.policy.language_model import LanguageModelSource
+from retro_lightning.policy.loading import causal_lm, context_length, hidden_size
 from retro_lightning.policy.transcript import Transcript
 from retro_lightning.policy.value_head import ValueHead, ValueHeadSettings
 from retro_lightning.trajectory import Trajectory
@@ -59,7 +56,8 @@ class Policy(nn.Module):
         version: Optimiser steps taken so far.
 
     Raises:
-        ValueError: If output embeddings applied to hidden states are not the model's own logits.
+        ValueError: If output embeddings applied to hidden states are not the model's own logits, or
+            the tokenizer has more tokens than the model has embeddings.
     """
 
     def __init__(
@@ -79,6 +77,7 @@ class Policy(nn.Module):
         self.transcript = Transcript(
             tokenizer, max_length=self.max_length, distribution=self.distribution
         )
+        self._check_tokens()
         self._check_logits()
 
     @classmethod
@@ -144,13 +143,18 @@ class Policy(nn.Module):
             hidden_DH: Hidden state that each decision is made from.
             vocabulary_U: Distinct tokens among all children.
             index_DC: The children, as indices into ``vocabulary_U``; padding may be anything valid.
+
+        Returns:
+            Logits in float32, whatever the model computes in: a bfloat16 logit of 10 is only exact
+            to 0.06.
         """
         if len(vocabulary_U) == 0:
             return hidden_DH.new_zeros(index_DC.shape)
         head = causal_lm(self.lm).get_output_embeddings()
         if type(head) is nn.Linear:
-            bias = None if head.bias is None else head.bias[vocabulary_U]
-            logits_DU = nn.functional.linear(hidden_DH, head.weight[vocabulary_U], bias)
+            bias = None if head.bias is None else head.bias[vocabulary_U].float()
+            weight_UH = head.weight[vocabulary_U].float()
+            logits_DU = nn.functional.linear(hidden_DH.float(), weight_UH, bias)
         else:
             logits_DU = head(hidden_DH)[:, vocabulary_U]
         return logits_DU.gather(1, index_DC)
@@ -225,6 +229,37 @@ class Policy(nn.Module):
     def _decoder(self) -> Any:
         """The model below the output embeddings; adapters are inside its layers."""
         return causal_lm(self.lm).base_model
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Within it the language model is what it was before training: adapters and dropout off.
+
+        Raises:
+            ValueError: If the whole model is trained: nothing of what it was is left.
+        """
+        if causal_lm(self.lm) is self.lm:
+            raise ValueError(
+                "the whole language model is trained, so that nothing of the reference is left: "
+                "train adapters (model.language_model.init_args.lora), or load the first policy a "
+                "second time with Policy.load"
+            )
+        adapted: Any = self.lm
+        training = self.training
+        self.eval()
+        try:
+            with adapted.disable_adapter():
+                yield
+        finally:
+            self.train(training)
+
+    def _check_tokens(self) -> None:
+        known = causal_lm(self.lm).get_input_embeddings().num_embeddings
+        if len(self.tokenizer) > known:
+            raise ValueError(
+                f"the tokenizer has {len(self.tokenizer)} tokens but "
+                f"{type(causal_lm(self.lm)).__name__} has embeddings for {known}: use the model's "
+                "own tokenizer, or resize its embeddings"
+            )
 
     @torch.no_grad()
     def _check_logits(self) -> None:

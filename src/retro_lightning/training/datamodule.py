@@ -16,7 +16,7 @@ from retro_lightning.curriculum.prioritisation import Prioritisation, QualityWei
 from retro_lightning.curriculum.tasks import TaskCurriculum, UniformTasks
 from retro_lightning.environments.base import EnvironmentFactory
 from retro_lightning.policy.batch import Batch
-from retro_lightning.policy.language_model import load_tokenizer
+from retro_lightning.policy.loading import load_tokenizer
 from retro_lightning.policy.policy import Policy
 from retro_lightning.policy.segments import training_texts
 from retro_lightning.policy.tokenizer import train_tokenizer
