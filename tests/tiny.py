@@ -165,7 +165,7 @@ def trajectory(
 def acted(policy: Policy, script: Trajectory, seed: int = 0) -> Trajectory:
     """What a policy does in the place of a scripted trajectory, in a session of its own."""
     session, rng = Session(policy, 1), np.random.default_rng(seed)
-    session.start(0)
+    session.start(0, script.task)
     steps = []
     for step in script.steps:
         assert step.valid_actions is not None

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from retro_lightning.policy.transcript import Encoded
-from retro_lightning.trajectory import Trajectory
+from retro_lightning.trajectory import Task, Trajectory
 
 AnyArray = npt.NDArray[np.generic]
 
@@ -27,6 +27,7 @@ class Batch:
     """Tensors of B trajectories; letters as in ``retro_lightning.trajectory``.
 
     Attributes:
+        tasks: The task of each trajectory.
         tokens_BT: Token ids, padded with 0.
         attention_BT: True at real tokens.
         state_positions_BS: Position of the last token before each action; 0 at padding.
@@ -53,6 +54,7 @@ class Batch:
         value_weight_B: Weight in the value loss, which undoes the curriculum's choice.
     """
 
+    tasks: tuple[Task, ...]
     tokens_BT: Tensor
     attention_BT: Tensor
     state_positions_BS: Tensor
@@ -84,10 +86,13 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The batch on another device."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
         return Batch(
             **{
-                item.name: getattr(self, item.name).to(device, non_blocking=non_blocking)
-                for item in fields(self)
+                name: value.to(device, non_blocking=non_blocking)
+                if isinstance(value, Tensor)
+                else value
+                for name, value in values.items()
             }
         )
 
@@ -124,6 +129,7 @@ def collate(
     final_B = np.array([item.final_state_position for item in encoded], dtype=np.int64)
     versions = [t.policy_version for t in trajectories]
     return Batch(
+        tasks=tuple(trajectory.task for trajectory in trajectories),
         tokens_BT=_tensor(tokens_BT),
         attention_BT=_tensor(attention_BT),
         state_positions_BS=_tensor(states_BS),

@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from retro_lightning.policy.conditioning import OURS as CONDITIONING
+from retro_lightning.policy.conditioning import SoftPrompt, TaskConditioning
 from retro_lightning.policy.loading import (
     Loading,
     causal_lm,
@@ -37,12 +39,14 @@ class Parts:
         lm: The causal LM, with adapters or without.
         tokenizer: Its tokenizer.
         value_head: Its value head.
+        soft_prompt: Its soft prompt, if there is one.
         version: Optimiser steps taken.
     """
 
     lm: nn.Module
     tokenizer: PreTrainedTokenizerBase
     value_head: ValueHead
+    soft_prompt: SoftPrompt | None
     version: int
 
 
@@ -69,9 +73,8 @@ def _write(path: Path, parts: Parts, tokenizer_fingerprint: str) -> None:
     with no_progress_bar():
         lm.save_pretrained(path, **adapters_only)
     parts.tokenizer.save_pretrained(path)
-    head = parts.value_head
-    tensors = {name: t.detach().cpu().contiguous() for name, t in head.state_dict().items()}
-    save_file(tensors, path / "value_head.safetensors")
+    head, prompt = parts.value_head, parts.soft_prompt
+    save_file(_tensors(head), path / "value_head.safetensors")
     about = {
         "format": _FORMAT,
         "version": parts.version,
@@ -79,11 +82,22 @@ def _write(path: Path, parts: Parts, tokenizer_fingerprint: str) -> None:
         "tokenizer": tokenizer_fingerprint,
         "loading": asdict(loading_of(lm)),
     }
+    if prompt is not None:
+        save_file(_tensors(prompt), path / "soft_prompt.safetensors")
+        about["conditioning"] = {"kind": prompt.made_from.kind, **prompt.made_from.settings()}
     (path / "policy.json").write_text(json.dumps(about, indent=2) + "\n")
 
 
-def read(path: Path | str) -> Parts:
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
+
+
+def read(path: Path | str, conditioning: TaskConditioning | None = None) -> Parts:
     """Read a policy directory, or a plain Hugging Face directory or hub name.
+
+    Args:
+        path: The directory or name.
+        conditioning: Instead of what the directory says.
 
     Raises:
         FileNotFoundError: If there is nothing at ``path``.
@@ -97,11 +111,26 @@ def read(path: Path | str) -> Parts:
     loading = Loading(**about["loading"]) if about is not None and "loading" in about else None
     lm, tokenizer = load_causal_lm(str(path), loading), load_tokenizer(str(path))
     if about is None:
-        return Parts(lm, tokenizer, ValueHeadSettings().build(hidden_size(lm), seed=0), 0)
+        return Parts(lm, tokenizer, ValueHeadSettings().build(hidden_size(lm), seed=0), None, 0)
     if about["tokenizer"] != fingerprint(tokenizer):
         raise ValueError(f"{path}: the tokenizer is not the one the policy was saved with")
     from safetensors.torch import load_file
 
     head = ValueHeadSettings(**about["value_head"]).build(hidden_size(lm), seed=0)
     head.load_state_dict(load_file(Path(path) / "value_head.safetensors"))
-    return Parts(lm, tokenizer, head, about["version"])
+    prompt = None
+    if "conditioning" in about:
+        settings = conditioning or _conditioning(about_path, **about["conditioning"])
+        prompt = settings.build(causal_lm(lm).get_input_embeddings().weight, seed=0)
+        prompt.load_state_dict(load_file(Path(path) / "soft_prompt.safetensors"))
+    return Parts(lm, tokenizer, head, prompt, about["version"])
+
+
+def _conditioning(path: Path, kind: str, **settings: Any) -> TaskConditioning:
+    """Only classes of ours: a directory is data and names no code to import."""
+    if kind not in CONDITIONING:
+        raise ValueError(
+            f"{path}: the policy's soft prompt is a {kind!r}, which is not one of ours: pass its "
+            "settings to Policy.load as conditioning"
+        )
+    return CONDITIONING[kind](**settings)

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from retro_lightning.policy import directory
 from retro_lightning.policy.actions import FloatArray, IntArray, TokenTrie, TrieConstrained
 from retro_lightning.policy.batch import Batch, pad_children
+from retro_lightning.policy.conditioning import SoftPrompt, TaskConditioning
 from retro_lightning.policy.language_model import LanguageModelSource
 from retro_lightning.policy.loading import causal_lm, context_length, hidden_size
 from retro_lightning.policy.transcript import Transcript
 from retro_lightning.policy.value_head import ValueHead, ValueHeadSettings
-from retro_lightning.trajectory import Trajectory
+from retro_lightning.trajectory import Task, Trajectory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -53,6 +54,7 @@ class Policy(nn.Module):
         tokenizer: Its tokenizer.
         value_head: Value head of the LM's hidden size.
         distribution: Distribution over valid actions; None = trie-constrained.
+        soft_prompt: What tells it its task beside the transcript; None = nothing does.
         version: Optimiser steps taken so far.
 
     Raises:
@@ -67,15 +69,20 @@ class Policy(nn.Module):
         *,
         value_head: ValueHead,
         distribution: TrieConstrained | None = None,
+        soft_prompt: SoftPrompt | None = None,
         version: int = 0,
     ) -> None:
         super().__init__()
         self.lm, self.value_head, self.version = lm, value_head, version
+        self.soft_prompt = soft_prompt
+        self._prompted = soft_prompt is not None
         self.tokenizer = tokenizer
         self.distribution = distribution if distribution is not None else TrieConstrained()
         self.max_length = context_length(lm)
         self.transcript = Transcript(
-            tokenizer, max_length=self.max_length, distribution=self.distribution
+            tokenizer,
+            max_length=self.max_length - self._prompted,
+            distribution=self.distribution,
         )
         self._check_tokens()
         self._check_logits()
@@ -87,12 +94,16 @@ class Policy(nn.Module):
         tokenizer: PreTrainedTokenizerBase | None,
         *,
         value_head: ValueHeadSettings | None = None,
+        conditioning: TaskConditioning | None = None,
         seed: int = 0,
     ) -> Policy:
         """A policy from a language-model source, the same for the same seed."""
         lm, tokenizer = source.build(tokenizer, seed)
-        settings = value_head if value_head is not None else ValueHeadSettings()
-        return cls(lm, tokenizer, value_head=settings.build(hidden_size(lm), seed))
+        head = value_head if value_head is not None else ValueHeadSettings()
+        prompt = None
+        if conditioning is not None:
+            prompt = conditioning.build(causal_lm(lm).get_input_embeddings().weight, seed)
+        return cls(lm, tokenizer, value_head=head.build(hidden_size(lm), seed), soft_prompt=prompt)
 
     # ------------------------------------------------------------------ distribution
     def evaluate(self, batch: Batch) -> Evaluation:
@@ -101,7 +112,7 @@ class Policy(nn.Module):
         Only decision and state positions go through the heads.
         """
         count_B, longest_T = batch.tokens_BT.shape
-        hidden_BTH = self._decoder()(input_ids=batch.tokens_BT, use_cache=False).last_hidden_state
+        hidden_BTH = self._hidden(batch.tokens_BT, batch.tasks)
         start_B = torch.arange(count_B, device=batch.tokens_BT.device) * longest_T
         where = torch.cat(
             [
@@ -122,6 +133,41 @@ class Policy(nn.Module):
             values_BS=values_BS.masked_fill(~batch.steps_BS, 0.0),
             final_values_B=self.value_head(finals).masked_fill(batch.final_state_B < 0, 0.0),
         )
+
+    def _hidden(self, tokens_BT: Tensor, tasks: Sequence[Task]) -> Tensor:
+        """Hidden states of the tokens; those of virtual positions before them are left out."""
+        prompts_BH = self.prompts(tasks)
+        if prompts_BH is None:
+            hidden_BTH: Tensor = self._decoder()(
+                input_ids=tokens_BT, use_cache=False
+            ).last_hidden_state
+            return hidden_BTH
+        embeddings_BTH = causal_lm(self.lm).get_input_embeddings()(tokens_BT)
+        prompted = torch.cat([prompts_BH[:, None], embeddings_BTH], dim=1)
+        hidden_BTH = self._decoder()(inputs_embeds=prompted, use_cache=False).last_hidden_state
+        return hidden_BTH[:, 1:]
+
+    def prompts(self, tasks: Sequence[Task]) -> Tensor | None:
+        """Embeddings [B, H] of the virtual position before each sequence; None = there is none."""
+        if self.soft_prompt is None or not self._prompted:
+            return None
+        prompts_BH: Tensor = self.soft_prompt(tasks, self.describe)
+        return prompts_BH.to(causal_lm(self.lm).get_input_embeddings().weight.dtype)
+
+    @torch.no_grad()
+    def describe(self, texts: Sequence[str]) -> Tensor:
+        """The language model's own embeddings [N, H] of texts: after the last token of each."""
+        ids = [
+            self.tokenizer(f"Task: {text}", add_special_tokens=False)["input_ids"] for text in texts
+        ]
+        device = next(self.lm.parameters()).device
+        last_N = torch.tensor([len(row) - 1 for row in ids], device=device)
+        tokens_NT = nn.utils.rnn.pad_sequence(
+            [torch.tensor(row, device=device) for row in ids], batch_first=True
+        )
+        hidden_NTH = self._decoder()(input_ids=tokens_NT, use_cache=False).last_hidden_state
+        described: Tensor = hidden_NTH[torch.arange(len(ids), device=device), last_N]
+        return described
 
     def _actions(self, batch: Batch, hidden_DH: Tensor) -> tuple[Tensor, Tensor]:
         logits_DC = self.child_logits(hidden_DH, batch.vocabulary_U, batch.children_index_DC)
@@ -209,7 +255,8 @@ class Policy(nn.Module):
         """
         encoded = self.transcript.encode(trajectory)
         decoder = self.cached_decoder(rows=1)
-        decoder.start(0)
+        prompts_BH = self.prompts([trajectory.task])
+        decoder.start(0, None if prompts_BH is None else prompts_BH[0])
         result, start = [], 0
         for step, state in zip(trajectory.steps, encoded.state_positions, strict=False):
             assert step.valid_actions is not None
@@ -232,7 +279,7 @@ class Policy(nn.Module):
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """Within it the language model is what it was before training: adapters and dropout off.
+        """Within it the model is what it was before training: no adapters, soft prompt or dropout.
 
         Raises:
             ValueError: If the whole model is trained: nothing of what it was is left.
@@ -244,13 +291,24 @@ class Policy(nn.Module):
                 "second time with Policy.load"
             )
         adapted: Any = self.lm
-        training = self.training
-        self.eval()
+        prompted, self._prompted = self._prompted, False
         try:
-            with adapted.disable_adapter():
+            with self.evaluating(), adapted.disable_adapter():
                 yield
         finally:
-            self.train(training)
+            self._prompted = prompted
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Within it the policy is in evaluation mode."""
+        training = self.training
+        if training:
+            self.eval()
+        try:
+            yield
+        finally:
+            if training:
+                self.train()
 
     def _check_tokens(self) -> None:
         known = causal_lm(self.lm).get_input_embeddings().num_embeddings
@@ -282,19 +340,38 @@ class Policy(nn.Module):
 
         The directory appears under its name only when it is complete.
         """
-        parts = directory.Parts(self.lm, self.tokenizer, self.value_head, self.version)
+        parts = directory.Parts(
+            self.lm, self.tokenizer, self.value_head, self.soft_prompt, self.version
+        )
         directory.write(Path(path), parts, self.transcript.fingerprint)
 
     @classmethod
-    def load(cls, path: Path | str, device: torch.device | str = "cpu") -> Policy:
+    def load(
+        cls,
+        path: Path | str,
+        device: torch.device | str = "cpu",
+        *,
+        conditioning: TaskConditioning | None = None,
+    ) -> Policy:
         """Read a policy directory, or a plain Hugging Face directory or hub name.
 
         A plain one gets a fresh value head and version 0.
+
+        Args:
+            path: The directory or name.
+            device: Where to put the policy.
+            conditioning: Needed where the policy was saved with a class that is not ours.
 
         Raises:
             FileNotFoundError: If there is nothing at ``path``.
             ValueError: If it was written by a newer release, or its tokenizer was changed.
         """
-        parts = directory.read(path)
-        policy = cls(parts.lm, parts.tokenizer, value_head=parts.value_head, version=parts.version)
+        parts = directory.read(path, conditioning)
+        policy = cls(
+            parts.lm,
+            parts.tokenizer,
+            value_head=parts.value_head,
+            soft_prompt=parts.soft_prompt,
+            version=parts.version,
+        )
         return policy.to(device)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from retro_lightning.policy.actions import FloatArray, IntArray, TokenTrie
 from retro_lightning.policy.policy import Policy
-from retro_lightning.trajectory import Generation
+from retro_lightning.trajectory import Generation, Task
 
 _SMALL_TREE = 8
 """Tree tokens per row up to which looking ahead was measured to be no slower than descending."""
@@ -58,9 +58,12 @@ class Session:
         self._record = record_distribution
         self._pending: list[tuple[int, ...]] = [()] * rows
 
-    def start(self, row: int) -> None:
-        """Begin a conversation in a row that is not in use."""
-        self._decoder.start(row)
+    @torch.no_grad()
+    def start(self, row: int, task: Task) -> None:
+        """Begin a conversation about a task in a row that is not in use."""
+        with self._policy.evaluating():
+            prompts_BH = self._policy.prompts([task])
+            self._decoder.start(row, None if prompts_BH is None else prompts_BH[0])
         self._pending[row] = ()
 
     def stop(self, row: int) -> None:
@@ -92,14 +95,8 @@ class Session:
         Returns:
             One choice per row.
         """
-        training = self._policy.training
-        if training:
-            self._policy.eval()
-        try:
+        with self._policy.evaluating():
             return self._act(rows, contexts, tries, rngs)
-        finally:
-            if training:
-                self._policy.train()
 
     def _act(
         self,

@@ -157,7 +157,7 @@ class ReplayDataModule(L.LightningDataModule):
     def read_as(self, policy: Policy) -> None:
         """Encode stored trajectories with the policy's tokenizer, which may be another."""
         if self._needs_history():
-            length = min(self.context, policy.max_length)
+            length = min(self.context, policy.transcript.max_length)
             self.memory.transcript = Transcript(
                 policy.tokenizer, max_length=length, distribution=policy.distribution
             )
