@@ -192,7 +192,7 @@ class CachedDecoder:
         ]
         tokens_RQ[columns < (news_R + trees_R)[:, None]] = np.concatenate(flat)
         slots_RQ = starts_R[:, None] + columns
-        positions_RQ = np.minimum(slots_RQ, self._max_length - 1)
+        positions_RQ = slots_RQ.copy()
         visible = int((starts_R + news_R + trees_R).max())
         mask_RQK = np.arange(visible) <= slots_RQ[..., None]
         for i, trie in enumerate(tries):
@@ -202,6 +202,7 @@ class CachedDecoder:
                 positions_RQ[i, tree] = end - 1 + trie.tree_depth
                 mask_RQK[i, tree, end : end + trees_R[i]] = trie.tree_mask
         places_R = self._places[rows_R]
+        positions_RQ = np.minimum(positions_RQ, self._max_length - 1)  # of padding, or beyond
         inputs = {"input_ids": torch.from_numpy(tokens_RQ).to(self._device)}
         hidden_RQH = self._forward(places_R, inputs, slots_RQ, positions_RQ, mask_RQK)
         self.lengths[rows_R] += news_R

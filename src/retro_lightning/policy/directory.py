@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, nn
 
+from retro_lightning.policy.actions import ActionDistribution, TrieConstrained
 from retro_lightning.policy.conditioning import OURS as CONDITIONING
 from retro_lightning.policy.conditioning import SoftPrompt, TaskConditioning
 from retro_lightning.policy.loading import (
@@ -22,6 +24,7 @@ from retro_lightning.policy.loading import (
     loading_of,
     no_progress_bar,
 )
+from retro_lightning.policy.scoring import OURS as DISTRIBUTIONS
 from retro_lightning.policy.tokenizer import fingerprint
 from retro_lightning.policy.value_head import ValueHead, ValueHeadSettings
 
@@ -40,6 +43,7 @@ class Parts:
         tokenizer: Its tokenizer.
         value_head: Its value head.
         soft_prompt: Its soft prompt, if there is one.
+        distribution: Its distribution over valid actions.
         version: Optimiser steps taken.
     """
 
@@ -47,6 +51,7 @@ class Parts:
     tokenizer: PreTrainedTokenizerBase
     value_head: ValueHead
     soft_prompt: SoftPrompt | None
+    distribution: ActionDistribution
     version: int
 
 
@@ -81,6 +86,7 @@ def _write(path: Path, parts: Parts, tokenizer_fingerprint: str) -> None:
         "value_head": asdict(ValueHeadSettings(head.width, head.detach)),
         "tokenizer": tokenizer_fingerprint,
         "loading": asdict(loading_of(lm)),
+        "distribution": {"kind": parts.distribution.kind, **parts.distribution.settings()},
     }
     if prompt is not None:
         save_file(_tensors(prompt), path / "soft_prompt.safetensors")
@@ -92,12 +98,17 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
     return {name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
 
 
-def read(path: Path | str, conditioning: TaskConditioning | None = None) -> Parts:
+def read(
+    path: Path | str,
+    conditioning: TaskConditioning | None = None,
+    distribution: ActionDistribution | None = None,
+) -> Parts:
     """Read a policy directory, or a plain Hugging Face directory or hub name.
 
     Args:
         path: The directory or name.
         conditioning: Instead of what the directory says.
+        distribution: Instead of what the directory says.
 
     Raises:
         FileNotFoundError: If there is nothing at ``path``.
@@ -111,7 +122,8 @@ def read(path: Path | str, conditioning: TaskConditioning | None = None) -> Part
     loading = Loading(**about["loading"]) if about is not None and "loading" in about else None
     lm, tokenizer = load_causal_lm(str(path), loading), load_tokenizer(str(path))
     if about is None:
-        return Parts(lm, tokenizer, ValueHeadSettings().build(hidden_size(lm), seed=0), None, 0)
+        head = ValueHeadSettings().build(hidden_size(lm), seed=0)
+        return Parts(lm, tokenizer, head, None, distribution or TrieConstrained(), 0)
     if about["tokenizer"] != fingerprint(tokenizer):
         raise ValueError(f"{path}: the tokenizer is not the one the policy was saved with")
     from safetensors.torch import load_file
@@ -120,17 +132,24 @@ def read(path: Path | str, conditioning: TaskConditioning | None = None) -> Part
     head.load_state_dict(load_file(Path(path) / "value_head.safetensors"))
     prompt = None
     if "conditioning" in about:
-        settings = conditioning or _conditioning(about_path, **about["conditioning"])
+        settings = conditioning or _ours(about_path, CONDITIONING, about["conditioning"])
         prompt = settings.build(causal_lm(lm).get_input_embeddings().weight, seed=0)
         prompt.load_state_dict(load_file(Path(path) / "soft_prompt.safetensors"))
-    return Parts(lm, tokenizer, head, prompt, about["version"])
+    if distribution is None:
+        recorded = about.get("distribution", {"kind": TrieConstrained.kind})
+        distribution = _ours(about_path, DISTRIBUTIONS, recorded)
+    return Parts(lm, tokenizer, head, prompt, distribution, about["version"])
 
 
-def _conditioning(path: Path, kind: str, **settings: Any) -> TaskConditioning:
+_Part = TypeVar("_Part")
+
+
+def _ours(path: Path, known: Mapping[str, Callable[..., _Part]], saved: dict[str, Any]) -> _Part:
     """Only classes of ours: a directory is data and names no code to import."""
-    if kind not in CONDITIONING:
+    settings = {name: value for name, value in saved.items() if name != "kind"}
+    if saved["kind"] not in known:
         raise ValueError(
-            f"{path}: the policy's soft prompt is a {kind!r}, which is not one of ours: pass its "
-            "settings to Policy.load as conditioning"
+            f"{path} names a {saved['kind']!r}, which is not one of ours: pass yours to "
+            "Policy.load as conditioning or distribution"
         )
-    return CONDITIONING[kind](**settings)
+    return known[saved["kind"]](**settings)

@@ -13,11 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from retro_lightning.policy import directory
-from retro_lightning.policy.actions import FloatArray, IntArray, TokenTrie, TrieConstrained
+from retro_lightning.policy.actions import (
+    ActionDistribution,
+    FloatArray,
+    TokenTrie,
+    TrieConstrained,
+    check_finite,
+    log_softmax,
+    log_softmax_numpy,
+)
 from retro_lightning.policy.batch import Batch, pad_children
 from retro_lightning.policy.conditioning import SoftPrompt, TaskConditioning
+from retro_lightning.policy.forward import decoder, hidden_states, last_hidden_states
 from retro_lightning.policy.language_model import LanguageModelSource
 from retro_lightning.policy.loading import causal_lm, context_length, hidden_size
+from retro_lightning.policy.scores import WholeActions
+from retro_lightning.policy.scoring import ScoredTrie
 from retro_lightning.policy.transcript import Transcript
 from retro_lightning.policy.value_head import ValueHead, ValueHeadSettings
 from retro_lightning.trajectory import Task, Trajectory
@@ -68,7 +79,7 @@ class Policy(nn.Module):
         tokenizer: PreTrainedTokenizerBase,
         *,
         value_head: ValueHead,
-        distribution: TrieConstrained | None = None,
+        distribution: ActionDistribution | None = None,
         soft_prompt: SoftPrompt | None = None,
         version: int = 0,
     ) -> None:
@@ -95,6 +106,7 @@ class Policy(nn.Module):
         *,
         value_head: ValueHeadSettings | None = None,
         conditioning: TaskConditioning | None = None,
+        distribution: ActionDistribution | None = None,
         seed: int = 0,
     ) -> Policy:
         """A policy from a language-model source, the same for the same seed."""
@@ -111,8 +123,11 @@ class Policy(nn.Module):
 
         Only decision and state positions go through the heads.
         """
-        count_B, longest_T = batch.tokens_BT.shape
-        hidden_BTH = self._hidden(batch.tokens_BT, batch.tasks)
+        candidates = batch.candidates
+        packed = None if candidates is None else candidates.packed
+        prompts_BH = self.prompts(batch.tasks)
+        hidden_BTH = hidden_states(self.lm, batch.tokens_BT, prompts_BH, packed)
+        count_B, longest_T = hidden_BTH.shape[:2]
         start_B = torch.arange(count_B, device=batch.tokens_BT.device) * longest_T
         where = torch.cat(
             [
@@ -125,7 +140,12 @@ class Policy(nn.Module):
         decisions, states, finals = hidden_H.split(
             [len(batch.chosen_D), batch.steps_BS.numel(), count_B]
         )
-        logprobs_BS, entropies_BS = self._actions(batch, decisions)
+        if candidates is None:
+            logprobs_BS, entropies_BS = self._actions(batch, decisions)
+        else:
+            logprobs_BS, entropies_BS = WholeActions(self.lm).evaluate(
+                candidates, hidden_BTH, batch.steps_BS
+            )
         values_BS = self.value_head(states).view_as(batch.steps_BS)
         return Evaluation(
             logprobs_BS=logprobs_BS,
@@ -134,19 +154,6 @@ class Policy(nn.Module):
             final_values_B=self.value_head(finals).masked_fill(batch.final_state_B < 0, 0.0),
         )
 
-    def _hidden(self, tokens_BT: Tensor, tasks: Sequence[Task]) -> Tensor:
-        """Hidden states of the tokens; those of virtual positions before them are left out."""
-        prompts_BH = self.prompts(tasks)
-        if prompts_BH is None:
-            hidden_BTH: Tensor = self._decoder()(
-                input_ids=tokens_BT, use_cache=False
-            ).last_hidden_state
-            return hidden_BTH
-        embeddings_BTH = causal_lm(self.lm).get_input_embeddings()(tokens_BT)
-        prompted = torch.cat([prompts_BH[:, None], embeddings_BTH], dim=1)
-        hidden_BTH = self._decoder()(inputs_embeds=prompted, use_cache=False).last_hidden_state
-        return hidden_BTH[:, 1:]
-
     def prompts(self, tasks: Sequence[Task]) -> Tensor | None:
         """Embeddings [B, H] of the virtual position before each sequence; None = there is none."""
         if self.soft_prompt is None or not self._prompted:
@@ -154,24 +161,14 @@ class Policy(nn.Module):
         prompts_BH: Tensor = self.soft_prompt(tasks, self.describe)
         return prompts_BH.to(causal_lm(self.lm).get_input_embeddings().weight.dtype)
 
-    @torch.no_grad()
     def describe(self, texts: Sequence[str]) -> Tensor:
         """The language model's own embeddings [N, H] of texts: after the last token of each."""
-        ids = [
-            self.tokenizer(f"Task: {text}", add_special_tokens=False)["input_ids"] for text in texts
-        ]
-        device = next(self.lm.parameters()).device
-        last_N = torch.tensor([len(row) - 1 for row in ids], device=device)
-        tokens_NT = nn.utils.rnn.pad_sequence(
-            [torch.tensor(row, device=device) for row in ids], batch_first=True
-        )
-        hidden_NTH = self._decoder()(input_ids=tokens_NT, use_cache=False).last_hidden_state
-        described: Tensor = hidden_NTH[torch.arange(len(ids), device=device), last_N]
-        return described
+        rows = [self.tokenizer(f"Task: {t}", add_special_tokens=False)["input_ids"] for t in texts]
+        return last_hidden_states(self.lm, rows)
 
     def _actions(self, batch: Batch, hidden_DH: Tensor) -> tuple[Tensor, Tensor]:
         logits_DC = self.child_logits(hidden_DH, batch.vocabulary_U, batch.children_index_DC)
-        logprobs_DC = self.distribution.log_softmax(logits_DC, batch.children_mask_DC)
+        logprobs_DC = log_softmax(logits_DC, batch.children_mask_DC, batch.children_prior_DC)
         chosen_D = logprobs_DC.gather(1, batch.chosen_D[:, None]).squeeze(1)
         safe_DC = logprobs_DC.masked_fill(~batch.children_mask_DC, 0.0)
         entropy_D = -(safe_DC.exp() * safe_DC).sum(dim=1)
@@ -205,18 +202,23 @@ class Policy(nn.Module):
             logits_DU = head(hidden_DH)[:, vocabulary_U]
         return logits_DU.gather(1, index_DC)
 
-    def node_log_probs(self, hidden_DH: Tensor, children: Sequence[IntArray]) -> list[FloatArray]:
+    def node_log_probs(
+        self, hidden_DH: Tensor, tries: Sequence[TokenTrie], decisions: Sequence[int]
+    ) -> list[FloatArray]:
         """Log-probabilities of the children of decisions, float64, without gradients.
 
         Args:
             hidden_DH: Hidden state that each decision is made from.
-            children: Tokens allowed at each decision.
+            tries: Trie that each decision belongs to.
+            decisions: Its number there.
 
         Raises:
             ValueError: If the logits are not finite.
         """
-        if not children:
+        if not tries:
             return []
+        nodes = list(zip(tries, decisions, strict=True))
+        children = [trie.children[number] for trie, number in nodes]
         sizes = np.array([len(tokens) for tokens in children], dtype=np.int32)
         padded = pad_children(np.concatenate(children), sizes)
         device = hidden_DH.device
@@ -224,10 +226,10 @@ class Policy(nn.Module):
             hidden_DH, padded["vocabulary_U"].to(device), padded["children_index_DC"].to(device)
         )
         values_DC = logits_DC.detach().to("cpu", torch.float64).numpy()
-        if not np.isfinite(values_DC).all():
-            raise ValueError("the language model's logits are not finite: training has diverged")
+        check_finite(values_DC)
         return [
-            self.distribution.log_softmax_numpy(values_DC[i, :size]) for i, size in enumerate(sizes)
+            log_softmax_numpy(values_DC[i, :size] + (trie.prior[number] if trie.prior else 0.0))
+            for i, (size, (trie, number)) in enumerate(zip(sizes, nodes, strict=True))
         ]
 
     def tree_log_probs(
@@ -243,9 +245,23 @@ class Policy(nn.Module):
         row = torch.from_numpy(np.repeat(np.arange(len(tries)), counts)).to(hidden_RWH.device)
         slots = np.concatenate([trie.decision_slot for trie in tries]).astype(np.int64) + 1
         hidden_DH = hidden_RWH[row, torch.from_numpy(slots).to(hidden_RWH.device)]
-        flat = self.node_log_probs(hidden_DH, [c for trie in tries for c in trie.children])
+        owners = [trie for trie, count in zip(tries, counts, strict=True) for _ in range(count)]
+        flat = self.node_log_probs(hidden_DH, owners, [n for count in counts for n in range(count)])
         ends = np.cumsum(counts)
         return [flat[end - count : end] for end, count in zip(ends, counts, strict=True)]
+
+    def log_probs(self, hidden_RWH: Tensor, tries: Sequence[TokenTrie]) -> list[FloatArray]:
+        """Log-probability of every valid action, float64, without gradients.
+
+        Args:
+            hidden_RWH: What ``CachedDecoder.feed`` returned for these tries.
+            tries: Valid actions of each row.
+        """
+        if not self.distribution.whole:
+            tables = self.tree_log_probs(hidden_RWH, tries)
+            return [trie.log_probs(table) for trie, table in zip(tries, tables, strict=True)]
+        scored = [trie for trie in tries if isinstance(trie, ScoredTrie)]
+        return WholeActions(self.lm).log_probs(hidden_RWH, scored)
 
     @torch.no_grad()
     def action_log_probs(self, trajectory: Trajectory) -> list[FloatArray]:
@@ -254,15 +270,15 @@ class Policy(nn.Module):
         The policy should be in eval mode.
         """
         encoded = self.transcript.encode(trajectory)
-        decoder = self.cached_decoder(rows=1)
+        cache = self.cached_decoder(rows=1)
         prompts_BH = self.prompts([trajectory.task])
-        decoder.start(0, None if prompts_BH is None else prompts_BH[0])
+        cache.start(0, None if prompts_BH is None else prompts_BH[0])
         result, start = [], 0
         for step, state in zip(trajectory.steps, encoded.state_positions, strict=False):
             assert step.valid_actions is not None
             tries = [self.transcript.trie(step.valid_actions)]
-            hidden = decoder.feed([0], [encoded.tokens[start : state + 1]], tries)
-            result.append(tries[0].log_probs(self.tree_log_probs(hidden, tries)[0]))
+            hidden = cache.feed([0], [encoded.tokens[start : state + 1]], tries)
+            result.append(self.log_probs(hidden, tries)[0])
             start = state + 1
         return result
 
@@ -271,11 +287,7 @@ class Policy(nn.Module):
         from retro_lightning.policy.cache import CachedDecoder
 
         layers = causal_lm(self.lm).config.get_text_config().num_hidden_layers
-        return CachedDecoder(self._decoder(), layers=layers, rows=rows, max_length=self.max_length)
-
-    def _decoder(self) -> Any:
-        """The model below the output embeddings; adapters are inside its layers."""
-        return causal_lm(self.lm).base_model
+        return CachedDecoder(decoder(self.lm), layers=layers, rows=rows, max_length=self.max_length)
 
     @contextmanager
     def reference(self) -> Iterator[None]:
@@ -324,7 +336,7 @@ class Policy(nn.Module):
         training = self.lm.training
         self.lm.eval()
         probe = torch.arange(3, device=next(self.lm.parameters()).device)[None]
-        hidden = self._decoder()(input_ids=probe, use_cache=False).last_hidden_state
+        hidden = decoder(self.lm)(input_ids=probe, use_cache=False).last_hidden_state
         ours = causal_lm(self.lm).get_output_embeddings()(hidden)
         theirs = self.lm(input_ids=probe, use_cache=False).logits
         self.lm.train(training)
@@ -341,7 +353,12 @@ class Policy(nn.Module):
         The directory appears under its name only when it is complete.
         """
         parts = directory.Parts(
-            self.lm, self.tokenizer, self.value_head, self.soft_prompt, self.version
+            self.lm,
+            self.tokenizer,
+            self.value_head,
+            self.soft_prompt,
+            self.distribution,
+            self.version,
         )
         directory.write(Path(path), parts, self.transcript.fingerprint)
 
@@ -352,6 +369,7 @@ class Policy(nn.Module):
         device: torch.device | str = "cpu",
         *,
         conditioning: TaskConditioning | None = None,
+        distribution: ActionDistribution | None = None,
     ) -> Policy:
         """Read a policy directory, or a plain Hugging Face directory or hub name.
 
@@ -361,16 +379,18 @@ class Policy(nn.Module):
             path: The directory or name.
             device: Where to put the policy.
             conditioning: Needed where the policy was saved with a class that is not ours.
+            distribution: Instead of the one that the policy was saved with.
 
         Raises:
             FileNotFoundError: If there is nothing at ``path``.
             ValueError: If it was written by a newer release, or its tokenizer was changed.
         """
-        parts = directory.read(path, conditioning)
+        parts = directory.read(path, conditioning, distribution)
         policy = cls(
             parts.lm,
             parts.tokenizer,
             value_head=parts.value_head,
+            distribution=parts.distribution,
             soft_prompt=parts.soft_prompt,
             version=parts.version,
         )

@@ -172,7 +172,7 @@ class Own(DescriptionEmbedding):
 def test_a_directory_names_no_code_to_import(tmp_path: Path) -> None:
     policy = conditioned("llama", Own())
     policy.save(tmp_path / "policy")
-    with pytest.raises(ValueError, match=r"'own', which is not one of ours: pass its settings"):
+    with pytest.raises(ValueError, match=r"names a 'own', which is not one of ours: pass yours to"):
         Policy.load(tmp_path / "policy")
     again = Policy.load(tmp_path / "policy", conditioning=Own()).eval()
     assert isinstance(again.soft_prompt, SoftPrompt)
