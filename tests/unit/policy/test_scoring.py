@@ -15,6 +15,8 @@ import tiny
 from retro_lightning.policy import scores
 from retro_lightning.policy.actions import ActionDistribution, TokenTrie, TrieConstrained
 from retro_lightning.policy.batch import collate
+from retro_lightning.policy.conditioning import LearnedTaskEmbedding
+from retro_lightning.policy.language_model import LoraSettings, PretrainedLM
 from retro_lightning.policy.policy import Evaluation, Policy
 from retro_lightning.policy.scoring import (
     PointwiseMutualInformation,
@@ -267,3 +269,49 @@ def test_a_distribution_that_is_not_ours_is_passed_by_hand(tmp_path: Path) -> No
         Policy.load(tmp_path / "policy")
     again = Policy.load(tmp_path / "policy", distribution=Own())
     assert isinstance(again.distribution, Own)
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+@pytest.mark.parametrize("name", ["sequence", "pmi"])
+def test_whole_actions_behind_a_soft_prompt(name: str, kind: str) -> None:
+    policy = policy_of(name, kind)
+    model = policy.lm
+    prompt = LearnedTaskEmbedding(["tiny"]).build(model.get_input_embeddings().weight, seed=1)
+    with torch.no_grad():
+        prompt.vectors.mul_(5.0)
+    prompted = Policy(
+        model,
+        policy.tokenizer,
+        value_head=policy.value_head,
+        distribution=policy.distribution,
+        soft_prompt=prompt,
+    ).eval()
+    scripted = tiny.trajectory(0, 3, actions=MENU)
+    acted = tiny.acted(prompted, scripted)
+    batch = collate(prompted.transcript.encode_many([acted, scripted]), [acted, scripted])
+    with torch.no_grad():
+        now, without = prompted.evaluate(batch), policy.evaluate(batch)
+    for recorded, again in (
+        (batch.behaviour_logprobs_BS, now.logprobs_BS),
+        (batch.recorded_values_BS, now.values_BS),
+    ):
+        torch.testing.assert_close(recorded[0], again[0], atol=1e-4, rtol=0)
+    for number, every in enumerate(prompted.action_log_probs(scripted)):
+        taken = MENU.index(scripted.steps[number].action)
+        assert float(now.logprobs_BS[1, number]) == pytest.approx(every[taken], abs=1e-4)
+    assert (now.logprobs_BS - without.logprobs_BS).abs().max() > 0.1
+
+
+def test_whole_actions_with_adapters_and_gradient_checkpointing(tmp_path: Path) -> None:
+    tiny.language_model("llama", 300).save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    found = []
+    for checkpointing in (False, True):
+        source = PretrainedLM(
+            str(tmp_path), lora=LoraSettings(rank=2), gradient_checkpointing=checkpointing
+        )
+        policy = Policy.build(source, None, distribution=SequenceScore(), seed=1)
+        evaluate(policy, [tiny.trajectory(0, 2, actions=MENU)]).logprobs_BS.sum().backward()
+        found.append([p.grad for p in policy.lm.parameters() if p.requires_grad])
+    assert any(grad.abs().sum() > 0 for grad in found[0])
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)
