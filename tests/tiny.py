@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import (
     GPT2Config,
@@ -20,6 +22,7 @@ from transformers import (
 from retro_lightning.policy.policy import Policy
 from retro_lightning.policy.tokenizer import train_tokenizer
 from retro_lightning.policy.value_head import ValueHead
+from retro_lightning.rollout.session import Session
 from retro_lightning.trajectory import Step, Task, Trajectory
 
 KINDS = ("llama", "gpt2", "qwen2")
@@ -43,6 +46,37 @@ def tokenizer(pad_is_end: bool = False) -> PreTrainedTokenizerFast:
     if pad_is_end:
         made.pad_token = "Ċ"
     return made
+
+
+@functools.cache
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word, no newline, no beginning of sequence, pad = eos; unknown words are one."""
+    words = ["<eos>", "[UNK]", "Task:", "Observation:", "Action:", "go", "right", "on", *WORDS]
+    words += [word for action in ACTIONS for word in action.split()]
+    numbers = {word: i for i, word in enumerate(dict.fromkeys(words))}
+    backend = Tokenizer(models.WordLevel(numbers, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", pad_token="<eos>")
+
+
+@functools.cache
+def merging_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte pairs across words and lines: " go" after "Action:" is not two pieces to it; no pad."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<eos>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    texts = [f"\nAction: {action}\nObservation: red" for action in ACTIONS for _ in range(9)]
+    backend.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")
+
+
+TOKENIZERS = {"bytes": tokenizer, "words": word_tokenizer, "merging": merging_tokenizer}
 
 
 def language_model(kind: str, vocab_size: int, context: int = 512, seed: int = 0) -> nn.Module:
@@ -78,9 +112,14 @@ def language_model(kind: str, vocab_size: int, context: int = 512, seed: int = 0
         return Qwen2ForCausalLM(Qwen2Config(**shape, tie_word_embeddings=True))
 
 
-def policy(kind: str = "llama", context: int = 512, pad_is_end: bool = False) -> Policy:
+def policy(
+    kind: str = "llama",
+    context: int = 512,
+    pad_is_end: bool = False,
+    tok: PreTrainedTokenizerFast | None = None,
+) -> Policy:
     """A random policy whose value head is not zero."""
-    tok = tokenizer(pad_is_end)
+    tok = tok if tok is not None else tokenizer(pad_is_end)
     head = ValueHead(32, 8)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(1)
@@ -120,4 +159,28 @@ def trajectory(
         behaviour_id="random",
         run="test",
         attempt=0,
+    )
+
+
+def acted(policy: Policy, script: Trajectory, seed: int = 0) -> Trajectory:
+    """What a policy does in the place of a scripted trajectory, in a session of its own."""
+    session, rng = Session(policy, 1), np.random.default_rng(seed)
+    session.start(0, script.task)
+    steps = []
+    for step in script.steps:
+        assert step.valid_actions is not None
+        context = policy.transcript.context(step.observation, script.task, first=not steps)
+        tries = [policy.transcript.trie(step.valid_actions)]
+        [choice] = session.act([0], [context], tries, [rng])
+        steps.append(
+            dataclasses.replace(
+                step,
+                action=step.valid_actions[choice.number],
+                log_prob=choice.log_prob,
+                log_probs=choice.log_probs,
+                generation=choice.generation,
+            )
+        )
+    return dataclasses.replace(
+        script, steps=tuple(steps), tokenizer=policy.transcript.fingerprint, policy_version=0
     )

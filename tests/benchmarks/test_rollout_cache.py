@@ -58,7 +58,7 @@ def cached(talk: Conversations) -> list[list[Choice]]:
     rows = range(len(talk.episodes))
     session = Session(talk.policy, len(rows))
     for row in rows:
-        session.start(row)
+        session.start(row, talk.episodes[row].task)
     return [
         session.act(rows, talk.contexts(turn), talk.tries(turn), talk.rngs(turn))
         for turn in range(TURNS)
@@ -85,7 +85,7 @@ def afresh(talk: Conversations, turns: list[list[IntArray]]) -> list[list[Choice
     for turn, whole in enumerate(turns):
         session = Session(talk.policy, len(rows))
         for row in rows:
-            session.start(row)
+            session.start(row, talk.episodes[row].task)
         choices.append(session.act(rows, whole, talk.tries(turn), talk.rngs(turn)))
     return choices
 

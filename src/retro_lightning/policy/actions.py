@@ -1,19 +1,22 @@
-"""Behaviour half: the trie-constrained distribution over the valid actions of a step.
+"""Behaviour half: the valid actions of a step as a token trie, and the default distribution.
 
-The valid actions' token sequences, each followed by the end-of-action token, form a trie. At every
-node with more than one child the logits of the children, and of nothing else, are normalised; a
-node with a single child is *forced* and contributes log-probability 0 and no computation. The
-log-probability of an action is the sum over the decisions on its path, so that the valid actions'
-probabilities sum to one exactly.
+By default the distribution is *trie-constrained*. The valid actions' token sequences, each followed
+by the end-of-action token, form a trie. At every node with more than one child the logits of the
+children, and of nothing else, are normalised; a node with a single child is *forced* and
+contributes log-probability 0 and no computation. The log-probability of an action is the sum over
+the decisions on its path, so that the valid actions' probabilities sum to one exactly.
 
 This is not the language model's conditional given "the action is valid": a shared first token is
-weighed once against its siblings, however many actions lie below it.
+weighed once against its siblings, however many actions lie below it. Distributions that weigh whole
+actions stand in ``scoring.py``; ``docs/distributions.md`` compares them.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +39,7 @@ class ActionPath:
         sizes: How many children each decision has, at least 2.
         children: The children of all decisions, one after the other.
         chosen: Index of the token taken among its decision's children.
+        prior: Added to the children's logits; None = nothing is.
     """
 
     ids: IntArray
@@ -44,6 +48,7 @@ class ActionPath:
     sizes: IntArray
     children: IntArray
     chosen: IntArray
+    prior: FloatArray | None
 
 
 @dataclass(slots=True)
@@ -63,11 +68,13 @@ class TokenTrie:
     Args:
         actions: Token ids of each action, without the end-of-action token.
         end: The end-of-action token.
+        uniform_prior: Add to each child's logit the logarithm of the leaves below it.
 
     Attributes:
         paths: Way of each action, in their order.
         first: Index of the first action with the same tokens, for each action.
         children: Children of each decision, ascending.
+        prior: What is added to the logits of each decision's children; empty = nothing is.
         next_decision: For each decision and child, the decision that follows, or -1 for a leaf.
         forced: For each decision and child, the tokens written when it is taken: the child itself
             and all forced tokens after it.
@@ -83,7 +90,9 @@ class TokenTrie:
         decision_slot: Tree token whose logits make each decision; -1 = the context's last token.
     """
 
-    def __init__(self, actions: Sequence[Sequence[int]], end: int) -> None:
+    def __init__(
+        self, actions: Sequence[Sequence[int]], end: int, *, uniform_prior: bool = False
+    ) -> None:
         if not actions:
             raise ValueError("no valid actions")
         nodes = [_Node(-1, -1, 0, {})]
@@ -105,6 +114,7 @@ class TokenTrie:
         self._nodes = nodes
         self._leaf_of = leaf_of
         self._collect_decisions()
+        self.prior = self._leaves_below() if uniform_prior else []
         self._collect_tree()
         self.paths = self._paths(leaves)
         self.longest = max(len(path.ids) for path in self.paths)
@@ -136,14 +146,29 @@ class TokenTrie:
             tokens.append(token)
         return tuple(tokens), self._decision_of.get(at, -1), self._leaf_of.get(at, -1)
 
-    def _collect_tree(self) -> None:
-        nodes = self._nodes
+    def _leaves_below(self) -> list[FloatArray]:
+        """Logarithm of the number of leaves below each decision's children."""
+        counts = np.zeros(len(self._nodes))
+        counts[list(self._leaf_of)] = 1
+        for at in range(len(self._nodes) - 1, 0, -1):  # children come after their parents
+            counts[self._nodes[at].parent] += counts[at]
+        return [
+            np.log([counts[self._nodes[at].children[int(token)]] for token in tokens])
+            for at, tokens in zip(self._decision_nodes, self.children, strict=True)
+        ]
+
+    def _looked_at(self) -> list[int]:
+        """Nodes, other than the root, that must be fed for every decision to have its logits."""
         needed: set[int] = set()
         for at in self._decision_nodes:
             while at > 0 and at not in needed:
                 needed.add(at)
-                at = nodes[at].parent
-        order = sorted(needed)
+                at = self._nodes[at].parent
+        return sorted(needed)
+
+    def _collect_tree(self) -> None:
+        nodes = self._nodes
+        order = self._looked_at()
         slot = {node: number for number, node in enumerate(order)}
         self.tree_tokens = np.array([nodes[i].token for i in order], dtype=np.int32)
         self.tree_depth = np.array([nodes[i].depth for i in order], dtype=np.int32)
@@ -181,6 +206,9 @@ class TokenTrie:
                 sizes=np.array([len(array) for array in arrays], dtype=np.int32),
                 children=np.concatenate(arrays) if arrays else np.zeros(0, dtype=np.int32),
                 chosen=np.array(chosen, dtype=np.int32),
+                prior=np.concatenate([self.prior[n] for n in numbers])
+                if self.prior and numbers
+                else None,
             )
         return tuple(paths[leaf] for leaf in leaves)
 
@@ -208,29 +236,91 @@ class TokenTrie:
         return result
 
 
-class TrieConstrained:
-    """Locally normalised over the trie of the valid actions; the default distribution."""
+class ActionDistribution(ABC):
+    """How a language model's logits become probabilities of the valid actions.
 
-    def trie(self, actions: Sequence[Sequence[int]], end: int) -> TokenTrie:
-        """The structure that a set of valid actions is drawn from."""
-        return TokenTrie(actions, end)
+    Attributes:
+        kind: Its name in a policy directory.
+        whole: Whether every action is scored as a whole, which needs all actions' tokens fed to the
+            model; False = decisions are made token by token.
+    """
 
-    def log_softmax(self, logits_DC: Tensor, mask_DC: Tensor) -> Tensor:
-        """Log-probabilities of the children of each decision.
+    kind: ClassVar[str]
+    whole: ClassVar[bool]
+
+    @abstractmethod
+    def trie(
+        self, texts: Sequence[str], ids: Sequence[Sequence[int]], *, end: int, bare: IntArray
+    ) -> TokenTrie:
+        """The structure that a set of valid actions is drawn from.
 
         Args:
-            logits_DC: Their logits; what stands where the mask is False is ignored.
-            mask_DC: True where there is a child.
-
-        Returns:
-            Natural logarithms, -inf where the mask is False.
+            texts: The valid actions.
+            ids: Their tokens.
+            end: The end-of-action token.
+            bare: Tokens that come before an action in a transcript that says nothing.
         """
-        return torch.log_softmax(
-            logits_DC.float().masked_fill(~mask_DC, -torch.inf), dim=-1
-        ).masked_fill(~mask_DC, -torch.inf)
 
-    def log_softmax_numpy(self, logits_C: FloatArray) -> FloatArray:
-        """Log-probabilities of one decision's children, in float64."""
-        shifted: FloatArray = logits_C - logits_C.max()
-        result: FloatArray = shifted - np.log(np.exp(shifted).sum())
-        return result
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments, as they are saved."""
+
+
+class TrieConstrained(ActionDistribution):
+    """Locally normalised over the trie of the valid actions; the default distribution.
+
+    Args:
+        uniform_prior: Start with every action equally likely: to the logit of a token the logarithm
+            of the number of actions that go on with it is added. False = a token is weighed once,
+            however many actions lie below it.
+    """
+
+    kind = "trie_constrained"
+    whole = False
+
+    def __init__(self, uniform_prior: bool = False) -> None:
+        self.uniform_prior = uniform_prior
+
+    def settings(self) -> dict[str, Any]:
+        """See ``ActionDistribution``."""
+        return {"uniform_prior": self.uniform_prior}
+
+    def trie(
+        self, texts: Sequence[str], ids: Sequence[Sequence[int]], *, end: int, bare: IntArray
+    ) -> TokenTrie:
+        """See ``ActionDistribution``."""
+        return TokenTrie(ids, end, uniform_prior=self.uniform_prior)
+
+
+def log_softmax(logits_DC: Tensor, mask_DC: Tensor, prior_DC: Tensor | None = None) -> Tensor:
+    """Log-probabilities of the children of each decision.
+
+    Args:
+        logits_DC: Their logits; what stands where the mask is False is ignored.
+        mask_DC: True where there is a child.
+        prior_DC: Added to the logits; None = nothing is.
+
+    Returns:
+        Natural logarithms, -inf where the mask is False.
+    """
+    weighed_DC = logits_DC.float() if prior_DC is None else logits_DC.float() + prior_DC
+    return torch.log_softmax(weighed_DC.masked_fill(~mask_DC, -torch.inf), dim=-1).masked_fill(
+        ~mask_DC, -torch.inf
+    )
+
+
+def log_softmax_numpy(logits_C: FloatArray) -> FloatArray:
+    """Logarithms of a softmax, in float64."""
+    shifted: FloatArray = logits_C - logits_C.max()
+    result: FloatArray = shifted - np.log(np.exp(shifted).sum())
+    return result
+
+
+def check_finite(values: FloatArray) -> None:
+    """Refuse logits or scores that are no numbers.
+
+    Raises:
+        ValueError: If one is not finite.
+    """
+    if not np.isfinite(values).all():
+        raise ValueError("the language model's logits are not finite: training has diverged")

@@ -16,8 +16,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from retro_lightning.policy.candidates import Candidates, candidates
 from retro_lightning.policy.transcript import Encoded
-from retro_lightning.trajectory import Trajectory
+from retro_lightning.trajectory import Task, Trajectory
 
 AnyArray = npt.NDArray[np.generic]
 
@@ -27,6 +28,7 @@ class Batch:
     """Tensors of B trajectories; letters as in ``retro_lightning.trajectory``.
 
     Attributes:
+        tasks: The task of each trajectory.
         tokens_BT: Token ids, padded with 0.
         attention_BT: True at real tokens.
         state_positions_BS: Position of the last token before each action; 0 at padding.
@@ -40,6 +42,8 @@ class Batch:
         chosen_D: Index of the token taken among the children.
         vocabulary_U: The distinct tokens of ``children_DC``, ascending.
         children_index_DC: ``children_DC`` as indices into ``vocabulary_U``.
+        children_prior_DC: What is added to the children's logits; None = nothing is.
+        candidates: All valid actions, where the distribution scores whole actions; else None.
         rewards_BS: Rewards; 0 at padding.
         behaviour_logprobs_BS: Log-probability under the behaviour; NaN = unknown.
         supported_BS: Whether a ratio to the behaviour is meaningful.
@@ -53,6 +57,7 @@ class Batch:
         value_weight_B: Weight in the value loss, which undoes the curriculum's choice.
     """
 
+    tasks: tuple[Task, ...]
     tokens_BT: Tensor
     attention_BT: Tensor
     state_positions_BS: Tensor
@@ -66,6 +71,8 @@ class Batch:
     chosen_D: Tensor
     vocabulary_U: Tensor
     children_index_DC: Tensor
+    children_prior_DC: Tensor | None
+    candidates: Candidates | None
     rewards_BS: Tensor
     behaviour_logprobs_BS: Tensor
     supported_BS: Tensor
@@ -84,10 +91,13 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The batch on another device."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
         return Batch(
             **{
-                item.name: getattr(self, item.name).to(device, non_blocking=non_blocking)
-                for item in fields(self)
+                name: value.to(device, non_blocking=non_blocking)
+                if isinstance(value, Tensor | Candidates)
+                else value
+                for name, value in values.items()
             }
         )
 
@@ -124,12 +134,14 @@ def collate(
     final_B = np.array([item.final_state_position for item in encoded], dtype=np.int64)
     versions = [t.policy_version for t in trajectories]
     return Batch(
+        tasks=tuple(trajectory.task for trajectory in trajectories),
         tokens_BT=_tensor(tokens_BT),
         attention_BT=_tensor(attention_BT),
         state_positions_BS=_tensor(states_BS),
         steps_BS=_tensor(np.arange(steps.max()) < steps[:, None]),
         final_state_B=_tensor(final_B),
         **_decisions(encoded),
+        candidates=_candidates(encoded, int(steps.max())),
         rewards_BS=_tensor(rewards_BS),
         behaviour_logprobs_BS=_tensor(behaviour_BS),
         supported_BS=_tensor(supported_BS),
@@ -177,19 +189,43 @@ def _weights(values: Sequence[float] | npt.NDArray[np.float64] | None, count: in
     return torch.as_tensor(np.ones(count) if values is None else values, dtype=torch.float32)
 
 
-def _decisions(encoded: Sequence[Encoded]) -> dict[str, Tensor]:
+def _candidates(encoded: Sequence[Encoded], longest_S: int) -> Candidates | None:
+    if not any(item.tries for item in encoded):
+        return None
+    chosen = [item.candidates for item in encoded if item.candidates is not None]
+    return candidates(
+        [item.tokens for item in encoded],
+        [item.state_positions for item in encoded],
+        [item.tries for item in encoded],
+        chosen,
+        longest_S=longest_S,
+    )
+
+
+def _prior(encoded: Sequence[Encoded], mask_DC: Tensor) -> Tensor | None:
+    priors = [item.children_prior for item in encoded if item.children_prior is not None]
+    if not priors:
+        return None
+    prior_DC = torch.zeros(mask_DC.shape)
+    prior_DC[mask_DC] = torch.from_numpy(np.concatenate(priors)).float()
+    return prior_DC
+
+
+def _decisions(encoded: Sequence[Encoded]) -> dict[str, Tensor | None]:
     counts = [len(item.chosen) for item in encoded]
     position_D = np.concatenate([item.decision_position for item in encoded])
     step_D = np.concatenate([item.decision_step for item in encoded])
     chosen_D = np.concatenate([item.chosen for item in encoded])
     sizes_D = np.concatenate([np.diff(item.children_indptr) for item in encoded])
     children = np.concatenate([item.children_ids for item in encoded])
+    padded = pad_children(children, sizes_D)
     return {
         "decision_row_D": _tensor(np.repeat(np.arange(len(encoded)), counts)),
         "decision_position_D": _tensor(position_D.astype(np.int64)),
         "decision_step_D": _tensor(step_D.astype(np.int64)),
         "chosen_D": _tensor(chosen_D.astype(np.int64)),
-        **pad_children(children, sizes_D),
+        **padded,
+        "children_prior_DC": _prior(encoded, padded["children_mask_DC"]),
     }
 
 

@@ -108,6 +108,8 @@ class CachedDecoder:
 
     def __init__(self, decoder: Any, *, layers: int, rows: int, max_length: int) -> None:
         self._decoder, self._max_length = decoder, max_length
+        weight = next(decoder.parameters())
+        self._device, self._dtype = weight.device, weight.dtype
         self._write = _Write()
         self._write.capacity = _GROWTH
         self._layers = [_SlotLayer(rows, self._write) for _ in range(layers)]
@@ -116,12 +118,23 @@ class CachedDecoder:
         self._places: npt.NDArray[np.int64] = np.full(rows, -1)
         self.lengths: npt.NDArray[np.int64] = np.zeros(rows, dtype=np.int64)
 
-    def start(self, row: int) -> None:
-        """Begin a sequence in a row that is not in use."""
+    def start(self, row: int, prompt_H: Tensor | None = None) -> None:
+        """Begin a sequence in a row that is not in use.
+
+        Args:
+            row: The row.
+            prompt_H: Embedding of a virtual position before the first token; None = there is none.
+        """
         assert self._places[row] < 0
         self._places[row] = len(self._rows)
         self._rows.append(row)
         self.lengths[row] = 0
+        if prompt_H is not None:
+            first = np.zeros((1, 1), dtype=np.int64)
+            visible = np.ones((1, 1, 1), dtype=np.bool_)
+            embeddings = {"inputs_embeds": prompt_H[None, None]}
+            self._forward(self._places[[row]], embeddings, first, first, visible)
+            self.lengths[row] = 1
 
     def stop(self, row: int) -> None:
         """Forget a row's tokens and put it out of use."""
@@ -179,7 +192,7 @@ class CachedDecoder:
         ]
         tokens_RQ[columns < (news_R + trees_R)[:, None]] = np.concatenate(flat)
         slots_RQ = starts_R[:, None] + columns
-        positions_RQ = np.minimum(slots_RQ, self._max_length - 1)
+        positions_RQ = slots_RQ.copy()
         visible = int((starts_R + news_R + trees_R).max())
         mask_RQK = np.arange(visible) <= slots_RQ[..., None]
         for i, trie in enumerate(tries):
@@ -189,7 +202,9 @@ class CachedDecoder:
                 positions_RQ[i, tree] = end - 1 + trie.tree_depth
                 mask_RQK[i, tree, end : end + trees_R[i]] = trie.tree_mask
         places_R = self._places[rows_R]
-        hidden_RQH = self._forward(places_R, tokens_RQ, slots_RQ, positions_RQ, mask_RQK)
+        positions_RQ = np.minimum(positions_RQ, self._max_length - 1)  # of padding, or beyond
+        inputs = {"input_ids": torch.from_numpy(tokens_RQ).to(self._device)}
+        hidden_RQH = self._forward(places_R, inputs, slots_RQ, positions_RQ, mask_RQK)
         self.lengths[rows_R] += news_R
         wanted_RW = (news_R - 1)[:, None] + np.arange(1 + int(trees_R.max()))
         wanted = torch.from_numpy(np.minimum(wanted_RW, len(columns) - 1)).to(hidden_RQH.device)
@@ -198,13 +213,12 @@ class CachedDecoder:
     def _forward(
         self,
         places_R: npt.NDArray[np.int64],
-        tokens_RQ: npt.NDArray[np.int64],
+        inputs: dict[str, Tensor],
         slots_RQ: npt.NDArray[np.int64],
         positions_RQ: npt.NDArray[np.int64],
         mask_RQK: npt.NDArray[np.bool_],
     ) -> Tensor:
-        weight = next(self._decoder.parameters())
-        device, dtype = weight.device, weight.dtype
+        device = self._device
         write = self._write
         write.places_R1 = torch.from_numpy(places_R).to(device)[:, None]
         write.slots_RQ = torch.from_numpy(slots_RQ).to(device)
@@ -213,10 +227,10 @@ class CachedDecoder:
         needed = int(slots_RQ.max()) + 1
         if needed > write.capacity:
             write.capacity = max(needed, write.capacity + write.capacity // 2)
-        bias = torch.zeros(mask_RQK.shape, dtype=dtype, device=device)
-        bias.masked_fill_(~torch.from_numpy(mask_RQK).to(device), torch.finfo(dtype).min)
+        bias = torch.zeros(mask_RQK.shape, dtype=self._dtype, device=device)
+        bias.masked_fill_(~torch.from_numpy(mask_RQK).to(device), torch.finfo(self._dtype).min)
         hidden: Tensor = self._decoder(
-            input_ids=torch.from_numpy(tokens_RQ).to(device),
+            **inputs,
             attention_mask=bias[:, None],
             position_ids=torch.from_numpy(positions_RQ).to(device),
             past_key_values=self._cache,

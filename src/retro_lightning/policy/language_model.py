@@ -1,18 +1,15 @@
-"""Behaviour half: where the language model comes from: a configuration, or a pretrained one."""
+"""Behaviour half: where a language model comes from: a configuration, or a pretrained one."""
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
 
+from retro_lightning.policy.loading import Loading, load_causal_lm, load_tokenizer
 from retro_lightning.policy.recall import learn_recall_, start_near_induction_, whole_words
 
 if TYPE_CHECKING:
@@ -144,15 +141,21 @@ class LoraSettings:
         """Refuse impossible numbers.
 
         Raises:
-            ValueError: If the rank is below 1 or the dropout outside [0, 1).
+            ValueError: If the rank is below 1, the dropout outside [0, 1) or no layer is named.
         """
         if self.rank < 1:
             raise ValueError(f"lora.rank is {self.rank}; it must be at least 1")
+        if self.targets is not None and not self.targets:
+            raise ValueError("lora.targets is empty; name layers, or give null for peft's choice")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"lora.dropout is {self.dropout}; it must be in [0, 1)")
 
     def attach(self, model: nn.Module) -> nn.Module:
-        """The model with fresh adapters."""
+        """The model with fresh adapters.
+
+        Raises:
+            ValueError: If the model has no layer of the names in ``targets``.
+        """
         from peft import LoraConfig, TaskType, get_peft_model
 
         config = LoraConfig(
@@ -162,17 +165,36 @@ class LoraSettings:
             lora_dropout=self.dropout,
             target_modules=self.targets,
         )
-        adapted: nn.Module = get_peft_model(model, config)
+        try:
+            adapted: nn.Module = get_peft_model(model, config)
+        except ValueError as error:
+            layers = sorted({n.rsplit(".", 1)[-1] for n, m in model.named_modules() if _linear(m)})
+            raise ValueError(
+                f"lora.targets {self.targets} cannot be adapted in {type(model).__name__}; its "
+                f"linear layers are {layers}"
+            ) from error
         return adapted
+
+
+def _linear(module: nn.Module) -> bool:
+    """Linear layers, GPT-2's transposed ones included."""
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
 class PretrainedLM(LanguageModelSource):
     """A Hugging Face causal language model with its own tokenizer.
 
     Args:
-        name: Local directory or hub name. Weights must be safetensors.
+        name: Local directory or hub name. Weights must be safetensors; code that comes with a model
+            is never run.
         lora: Train low-rank adapters instead of the whole model; None = the whole model.
-        dtype: Number format of the weights.
+        dtype: Number format of the weights. ``bfloat16`` halves the memory and keeps 8 significant
+            bits: train adapters on it, which stay float32; updates of a whole model that are
+            smaller than 1/256 of a weight are lost.
+        four_bit: Hold the frozen weights in 4 bits: a quarter of bfloat16's memory, slower, less
+            exact. Needs ``lora``, an NVIDIA GPU and the extra ``four-bit``.
+        gradient_checkpointing: Keep only each block's input for the backward pass and compute the
+            rest again: far less memory, about a third more time; the same gradients.
     """
 
     needs_tokenizer = False
@@ -182,98 +204,25 @@ class PretrainedLM(LanguageModelSource):
         name: str,
         lora: LoraSettings | None = None,
         dtype: Literal["float32", "bfloat16"] = "float32",
+        four_bit: bool = False,
+        gradient_checkpointing: bool = False,
     ) -> None:
-        self.name, self.lora, self.dtype = name, lora, dtype
+        if four_bit and lora is None:
+            raise ValueError(
+                "language_model.four_bit needs language_model.lora: 4-bit weights cannot be "
+                "trained, adapters on them can"
+            )
+        self.name, self.lora = name, lora
+        self.loading = Loading(dtype, four_bit, gradient_checkpointing)
+        self.loading.check()
 
     def build(
         self, tokenizer: PreTrainedTokenizerBase | None, seed: int
     ) -> tuple[nn.Module, PreTrainedTokenizerBase]:
         """The pretrained model, with adapters that are the same for the same seed."""
-        model = load_causal_lm(self.name, getattr(torch, self.dtype))
+        model = load_causal_lm(self.name, self.loading)
         if self.lora is not None:
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(seed)
                 model = self.lora.attach(model)
         return model, load_tokenizer(self.name)
-
-
-def load_causal_lm(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A causal LM from a local directory or the hub; adapters on their base where there are some.
-
-    Raises:
-        FileNotFoundError: If the name looks like a path and nothing is there.
-    """
-    path = Path(name)
-    if (name.startswith((".", "/", "~")) or path.is_absolute()) and not path.is_dir():
-        raise FileNotFoundError(f"no policy or Hugging Face directory at {name}")
-    if (path / "adapter_config.json").is_file():
-        from peft import PeftModel
-
-        base = json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"]
-        adapted: nn.Module = PeftModel.from_pretrained(
-            load_causal_lm(base, dtype),
-            name,
-            is_trainable=True,
-            use_safetensors=True,
-        )
-        return adapted
-    with no_progress_bar():
-        model: nn.Module = _model_class(path).from_pretrained(
-            name, dtype=dtype, use_safetensors=True
-        )
-    return model.train()
-
-
-@contextmanager
-def no_progress_bar() -> Iterator[None]:
-    """Keeps transformers from drawing progress bars for loading and saving."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def _model_class(path: Path) -> Any:
-    """The Llama class where a local configuration says so (a fast import), else any."""
-    config = path / "config.json"
-    if config.is_file() and json.loads(config.read_text()).get("model_type") == "llama":
-        from transformers.models.llama.modeling_llama import LlamaForCausalLM
-
-        return LlamaForCausalLM
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM
-
-
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a local directory or hub name."""
-    from transformers import AutoTokenizer
-
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
-    return tokenizer
-
-
-def causal_lm(model: nn.Module) -> Any:
-    """The causal LM itself, out of its adapter wrapper if there is one (adapters stay active)."""
-    unwrap = getattr(model, "get_base_model", None)
-    return unwrap() if unwrap is not None else model
-
-
-def hidden_size(model: nn.Module) -> int:
-    """Size of the hidden states."""
-    return int(causal_lm(model).config.get_text_config().hidden_size)
-
-
-def context_length(model: nn.Module) -> int:
-    """Most tokens of a sequence: the position limit, or the attention window if that is less."""
-    config = causal_lm(model).config.get_text_config()
-    length = int(config.max_position_embeddings)
-    layers = getattr(config, "layer_types", None)
-    window = getattr(config, "sliding_window", None)
-    windowed = layers is None or "sliding_attention" in layers
-    return min(length, int(window)) if window and windowed else length

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,17 +13,25 @@ import torch
 from torch import Tensor, nn
 
 from retro_lightning.policy import directory
-from retro_lightning.policy.actions import FloatArray, IntArray, TokenTrie, TrieConstrained
-from retro_lightning.policy.batch import Batch, pad_children
-from retro_lightning.policy.language_model import (
-    LanguageModelSource,
-    causal_lm,
-    context_length,
-    hidden_size,
+from retro_lightning.policy.actions import (
+    ActionDistribution,
+    FloatArray,
+    TokenTrie,
+    TrieConstrained,
+    check_finite,
+    log_softmax,
+    log_softmax_numpy,
 )
+from retro_lightning.policy.batch import Batch, pad_children
+from retro_lightning.policy.conditioning import SoftPrompt, TaskConditioning
+from retro_lightning.policy.forward import decoder, hidden_states, last_hidden_states
+from retro_lightning.policy.language_model import LanguageModelSource
+from retro_lightning.policy.loading import causal_lm, context_length, hidden_size
+from retro_lightning.policy.scores import WholeActions
+from retro_lightning.policy.scoring import ScoredTrie
 from retro_lightning.policy.transcript import Transcript
 from retro_lightning.policy.value_head import ValueHead, ValueHeadSettings
-from retro_lightning.trajectory import Trajectory
+from retro_lightning.trajectory import Task, Trajectory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -56,10 +65,12 @@ class Policy(nn.Module):
         tokenizer: Its tokenizer.
         value_head: Value head of the LM's hidden size.
         distribution: Distribution over valid actions; None = trie-constrained.
+        soft_prompt: What tells it its task beside the transcript; None = nothing does.
         version: Optimiser steps taken so far.
 
     Raises:
-        ValueError: If output embeddings applied to hidden states are not the model's own logits.
+        ValueError: If output embeddings applied to hidden states are not the model's own logits, or
+            the tokenizer has more tokens than the model has embeddings.
     """
 
     def __init__(
@@ -68,17 +79,23 @@ class Policy(nn.Module):
         tokenizer: PreTrainedTokenizerBase,
         *,
         value_head: ValueHead,
-        distribution: TrieConstrained | None = None,
+        distribution: ActionDistribution | None = None,
+        soft_prompt: SoftPrompt | None = None,
         version: int = 0,
     ) -> None:
         super().__init__()
         self.lm, self.value_head, self.version = lm, value_head, version
+        self.soft_prompt = soft_prompt
+        self._prompted = soft_prompt is not None
         self.tokenizer = tokenizer
         self.distribution = distribution if distribution is not None else TrieConstrained()
         self.max_length = context_length(lm)
         self.transcript = Transcript(
-            tokenizer, max_length=self.max_length, distribution=self.distribution
+            tokenizer,
+            max_length=self.max_length - self._prompted,
+            distribution=self.distribution,
         )
+        self._check_tokens()
         self._check_logits()
 
     @classmethod
@@ -88,12 +105,17 @@ class Policy(nn.Module):
         tokenizer: PreTrainedTokenizerBase | None,
         *,
         value_head: ValueHeadSettings | None = None,
+        conditioning: TaskConditioning | None = None,
+        distribution: ActionDistribution | None = None,
         seed: int = 0,
     ) -> Policy:
         """A policy from a language-model source, the same for the same seed."""
         lm, tokenizer = source.build(tokenizer, seed)
-        settings = value_head if value_head is not None else ValueHeadSettings()
-        return cls(lm, tokenizer, value_head=settings.build(hidden_size(lm), seed))
+        head = value_head if value_head is not None else ValueHeadSettings()
+        prompt = None
+        if conditioning is not None:
+            prompt = conditioning.build(causal_lm(lm).get_input_embeddings().weight, seed)
+        return cls(lm, tokenizer, value_head=head.build(hidden_size(lm), seed), soft_prompt=prompt)
 
     # ------------------------------------------------------------------ distribution
     def evaluate(self, batch: Batch) -> Evaluation:
@@ -101,8 +123,11 @@ class Policy(nn.Module):
 
         Only decision and state positions go through the heads.
         """
-        count_B, longest_T = batch.tokens_BT.shape
-        hidden_BTH = self._decoder()(input_ids=batch.tokens_BT, use_cache=False).last_hidden_state
+        candidates = batch.candidates
+        packed = None if candidates is None else candidates.packed
+        prompts_BH = self.prompts(batch.tasks)
+        hidden_BTH = hidden_states(self.lm, batch.tokens_BT, prompts_BH, packed)
+        count_B, longest_T = hidden_BTH.shape[:2]
         start_B = torch.arange(count_B, device=batch.tokens_BT.device) * longest_T
         where = torch.cat(
             [
@@ -115,7 +140,12 @@ class Policy(nn.Module):
         decisions, states, finals = hidden_H.split(
             [len(batch.chosen_D), batch.steps_BS.numel(), count_B]
         )
-        logprobs_BS, entropies_BS = self._actions(batch, decisions)
+        if candidates is None:
+            logprobs_BS, entropies_BS = self._actions(batch, decisions)
+        else:
+            logprobs_BS, entropies_BS = WholeActions(self.lm).evaluate(
+                candidates, hidden_BTH, batch.steps_BS
+            )
         values_BS = self.value_head(states).view_as(batch.steps_BS)
         return Evaluation(
             logprobs_BS=logprobs_BS,
@@ -124,9 +154,21 @@ class Policy(nn.Module):
             final_values_B=self.value_head(finals).masked_fill(batch.final_state_B < 0, 0.0),
         )
 
+    def prompts(self, tasks: Sequence[Task]) -> Tensor | None:
+        """Embeddings [B, H] of the virtual position before each sequence; None = there is none."""
+        if self.soft_prompt is None or not self._prompted:
+            return None
+        prompts_BH: Tensor = self.soft_prompt(tasks, self.describe)
+        return prompts_BH.to(causal_lm(self.lm).get_input_embeddings().weight.dtype)
+
+    def describe(self, texts: Sequence[str]) -> Tensor:
+        """The language model's own embeddings [N, H] of texts: after the last token of each."""
+        rows = [self.tokenizer(f"Task: {t}", add_special_tokens=False)["input_ids"] for t in texts]
+        return last_hidden_states(self.lm, rows)
+
     def _actions(self, batch: Batch, hidden_DH: Tensor) -> tuple[Tensor, Tensor]:
         logits_DC = self.child_logits(hidden_DH, batch.vocabulary_U, batch.children_index_DC)
-        logprobs_DC = self.distribution.log_softmax(logits_DC, batch.children_mask_DC)
+        logprobs_DC = log_softmax(logits_DC, batch.children_mask_DC, batch.children_prior_DC)
         chosen_D = logprobs_DC.gather(1, batch.chosen_D[:, None]).squeeze(1)
         safe_DC = logprobs_DC.masked_fill(~batch.children_mask_DC, 0.0)
         entropy_D = -(safe_DC.exp() * safe_DC).sum(dim=1)
@@ -144,29 +186,39 @@ class Policy(nn.Module):
             hidden_DH: Hidden state that each decision is made from.
             vocabulary_U: Distinct tokens among all children.
             index_DC: The children, as indices into ``vocabulary_U``; padding may be anything valid.
+
+        Returns:
+            Logits in float32, whatever the model computes in: a bfloat16 logit of 10 is only exact
+            to 0.06.
         """
         if len(vocabulary_U) == 0:
             return hidden_DH.new_zeros(index_DC.shape)
         head = causal_lm(self.lm).get_output_embeddings()
         if type(head) is nn.Linear:
-            bias = None if head.bias is None else head.bias[vocabulary_U]
-            logits_DU = nn.functional.linear(hidden_DH, head.weight[vocabulary_U], bias)
+            bias = None if head.bias is None else head.bias[vocabulary_U].float()
+            weight_UH = head.weight[vocabulary_U].float()
+            logits_DU = nn.functional.linear(hidden_DH.float(), weight_UH, bias)
         else:
             logits_DU = head(hidden_DH)[:, vocabulary_U]
         return logits_DU.gather(1, index_DC)
 
-    def node_log_probs(self, hidden_DH: Tensor, children: Sequence[IntArray]) -> list[FloatArray]:
+    def node_log_probs(
+        self, hidden_DH: Tensor, tries: Sequence[TokenTrie], decisions: Sequence[int]
+    ) -> list[FloatArray]:
         """Log-probabilities of the children of decisions, float64, without gradients.
 
         Args:
             hidden_DH: Hidden state that each decision is made from.
-            children: Tokens allowed at each decision.
+            tries: Trie that each decision belongs to.
+            decisions: Its number there.
 
         Raises:
             ValueError: If the logits are not finite.
         """
-        if not children:
+        if not tries:
             return []
+        nodes = list(zip(tries, decisions, strict=True))
+        children = [trie.children[number] for trie, number in nodes]
         sizes = np.array([len(tokens) for tokens in children], dtype=np.int32)
         padded = pad_children(np.concatenate(children), sizes)
         device = hidden_DH.device
@@ -174,10 +226,10 @@ class Policy(nn.Module):
             hidden_DH, padded["vocabulary_U"].to(device), padded["children_index_DC"].to(device)
         )
         values_DC = logits_DC.detach().to("cpu", torch.float64).numpy()
-        if not np.isfinite(values_DC).all():
-            raise ValueError("the language model's logits are not finite: training has diverged")
+        check_finite(values_DC)
         return [
-            self.distribution.log_softmax_numpy(values_DC[i, :size]) for i, size in enumerate(sizes)
+            log_softmax_numpy(values_DC[i, :size] + (trie.prior[number] if trie.prior else 0.0))
+            for i, (size, (trie, number)) in enumerate(zip(sizes, nodes, strict=True))
         ]
 
     def tree_log_probs(
@@ -193,9 +245,23 @@ class Policy(nn.Module):
         row = torch.from_numpy(np.repeat(np.arange(len(tries)), counts)).to(hidden_RWH.device)
         slots = np.concatenate([trie.decision_slot for trie in tries]).astype(np.int64) + 1
         hidden_DH = hidden_RWH[row, torch.from_numpy(slots).to(hidden_RWH.device)]
-        flat = self.node_log_probs(hidden_DH, [c for trie in tries for c in trie.children])
+        owners = [trie for trie, count in zip(tries, counts, strict=True) for _ in range(count)]
+        flat = self.node_log_probs(hidden_DH, owners, [n for count in counts for n in range(count)])
         ends = np.cumsum(counts)
         return [flat[end - count : end] for end, count in zip(ends, counts, strict=True)]
+
+    def log_probs(self, hidden_RWH: Tensor, tries: Sequence[TokenTrie]) -> list[FloatArray]:
+        """Log-probability of every valid action, float64, without gradients.
+
+        Args:
+            hidden_RWH: What ``CachedDecoder.feed`` returned for these tries.
+            tries: Valid actions of each row.
+        """
+        if not self.distribution.whole:
+            tables = self.tree_log_probs(hidden_RWH, tries)
+            return [trie.log_probs(table) for trie, table in zip(tries, tables, strict=True)]
+        scored = [trie for trie in tries if isinstance(trie, ScoredTrie)]
+        return WholeActions(self.lm).log_probs(hidden_RWH, scored)
 
     @torch.no_grad()
     def action_log_probs(self, trajectory: Trajectory) -> list[FloatArray]:
@@ -204,14 +270,15 @@ class Policy(nn.Module):
         The policy should be in eval mode.
         """
         encoded = self.transcript.encode(trajectory)
-        decoder = self.cached_decoder(rows=1)
-        decoder.start(0)
+        cache = self.cached_decoder(rows=1)
+        prompts_BH = self.prompts([trajectory.task])
+        cache.start(0, None if prompts_BH is None else prompts_BH[0])
         result, start = [], 0
         for step, state in zip(trajectory.steps, encoded.state_positions, strict=False):
             assert step.valid_actions is not None
             tries = [self.transcript.trie(step.valid_actions)]
-            hidden = decoder.feed([0], [encoded.tokens[start : state + 1]], tries)
-            result.append(tries[0].log_probs(self.tree_log_probs(hidden, tries)[0]))
+            hidden = cache.feed([0], [encoded.tokens[start : state + 1]], tries)
+            result.append(self.log_probs(hidden, tries)[0])
             start = state + 1
         return result
 
@@ -220,18 +287,56 @@ class Policy(nn.Module):
         from retro_lightning.policy.cache import CachedDecoder
 
         layers = causal_lm(self.lm).config.get_text_config().num_hidden_layers
-        return CachedDecoder(self._decoder(), layers=layers, rows=rows, max_length=self.max_length)
+        return CachedDecoder(decoder(self.lm), layers=layers, rows=rows, max_length=self.max_length)
 
-    def _decoder(self) -> Any:
-        """The model below the output embeddings; adapters are inside its layers."""
-        return causal_lm(self.lm).base_model
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Within it the model is what it was before training: no adapters, soft prompt or dropout.
+
+        Raises:
+            ValueError: If the whole model is trained: nothing of what it was is left.
+        """
+        if causal_lm(self.lm) is self.lm:
+            raise ValueError(
+                "the whole language model is trained, so that nothing of the reference is left: "
+                "train adapters (model.language_model.init_args.lora), or load the first policy a "
+                "second time with Policy.load"
+            )
+        adapted: Any = self.lm
+        prompted, self._prompted = self._prompted, False
+        try:
+            with self.evaluating(), adapted.disable_adapter():
+                yield
+        finally:
+            self._prompted = prompted
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Within it the policy is in evaluation mode."""
+        training = self.training
+        if training:
+            self.eval()
+        try:
+            yield
+        finally:
+            if training:
+                self.train()
+
+    def _check_tokens(self) -> None:
+        known = causal_lm(self.lm).get_input_embeddings().num_embeddings
+        if len(self.tokenizer) > known:
+            raise ValueError(
+                f"the tokenizer has {len(self.tokenizer)} tokens but "
+                f"{type(causal_lm(self.lm)).__name__} has embeddings for {known}: use the model's "
+                "own tokenizer, or resize its embeddings"
+            )
 
     @torch.no_grad()
     def _check_logits(self) -> None:
         training = self.lm.training
         self.lm.eval()
         probe = torch.arange(3, device=next(self.lm.parameters()).device)[None]
-        hidden = self._decoder()(input_ids=probe, use_cache=False).last_hidden_state
+        hidden = decoder(self.lm)(input_ids=probe, use_cache=False).last_hidden_state
         ours = causal_lm(self.lm).get_output_embeddings()(hidden)
         theirs = self.lm(input_ids=probe, use_cache=False).logits
         self.lm.train(training)
@@ -247,19 +352,46 @@ class Policy(nn.Module):
 
         The directory appears under its name only when it is complete.
         """
-        parts = directory.Parts(self.lm, self.tokenizer, self.value_head, self.version)
+        parts = directory.Parts(
+            self.lm,
+            self.tokenizer,
+            self.value_head,
+            self.soft_prompt,
+            self.distribution,
+            self.version,
+        )
         directory.write(Path(path), parts, self.transcript.fingerprint)
 
     @classmethod
-    def load(cls, path: Path | str, device: torch.device | str = "cpu") -> Policy:
+    def load(
+        cls,
+        path: Path | str,
+        device: torch.device | str = "cpu",
+        *,
+        conditioning: TaskConditioning | None = None,
+        distribution: ActionDistribution | None = None,
+    ) -> Policy:
         """Read a policy directory, or a plain Hugging Face directory or hub name.
 
         A plain one gets a fresh value head and version 0.
+
+        Args:
+            path: The directory or name.
+            device: Where to put the policy.
+            conditioning: Needed where the policy was saved with a class that is not ours.
+            distribution: Instead of the one that the policy was saved with.
 
         Raises:
             FileNotFoundError: If there is nothing at ``path``.
             ValueError: If it was written by a newer release, or its tokenizer was changed.
         """
-        parts = directory.read(path)
-        policy = cls(parts.lm, parts.tokenizer, value_head=parts.value_head, version=parts.version)
+        parts = directory.read(path, conditioning, distribution)
+        policy = cls(
+            parts.lm,
+            parts.tokenizer,
+            value_head=parts.value_head,
+            distribution=parts.distribution,
+            soft_prompt=parts.soft_prompt,
+            version=parts.version,
+        )
         return policy.to(device)

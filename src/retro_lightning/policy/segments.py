@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from retro_lightning.policy.actions import ActionPath, IntArray, TokenTrie, TrieConstrained
+from retro_lightning.policy.actions import ActionDistribution, ActionPath, IntArray, TokenTrie
 from retro_lightning.policy.tokenizer import fingerprint
 from retro_lightning.trajectory import Task, Trajectory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+BARE = "\nAction:"
+"""What comes before an action in a transcript that says nothing."""
 
 _MOST_TEXTS = 65_536
 _MOST_MENUS = 4_096
@@ -34,7 +37,9 @@ class Segments:
         end: The end-of-action token.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, distribution: TrieConstrained) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, distribution: ActionDistribution
+    ) -> None:
         self._tokenizer, self._distribution = tokenizer, distribution
         self.fingerprint = fingerprint(tokenizer)
         self.end = _end_of_action(tokenizer)
@@ -78,7 +83,8 @@ class Segments:
                     f"action {action!r} contains the end-of-action token "
                     f"{self._tokenizer.decode([self.end])!r}: write it without"
                 )
-        trie = self._distribution.trie(ids, self.end)
+        bare = np.concatenate([self._prefix, self._encoded(BARE)])
+        trie = self._distribution.trie(valid, ids, end=self.end, bare=bare)
         for action, first in zip(valid, trie.first, strict=True):
             if action != valid[first]:
                 raise ValueError(

@@ -20,13 +20,21 @@ wrote them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from retro_lightning.policy.actions import ActionPath, IntArray, TokenTrie, TrieConstrained
+from retro_lightning.policy.actions import (
+    ActionDistribution,
+    ActionPath,
+    FloatArray,
+    IntArray,
+    TokenTrie,
+    TrieConstrained,
+)
+from retro_lightning.policy.scoring import ScoredTrie
 from retro_lightning.policy.segments import Segments, observation_text, task_text
 from retro_lightning.trajectory import Step, Task, Trajectory
 
@@ -61,6 +69,10 @@ class Encoded:
         supported: Whether the behaviour is known to have given every valid action a positive
             probability, so that a ratio to it is meaningful.
         recorded_values: Value estimate recorded with each action; NaN = none.
+        children_prior: What is added to the logits of the children; None = nothing is.
+        tries: Valid actions of each step, where the distribution scores whole actions; None where
+            the action is free text. Empty for other distributions.
+        candidates: Number of the action taken among its trie's candidates; as ``tries``.
     """
 
     tokens: IntArray
@@ -75,6 +87,9 @@ class Encoded:
     behaviour_logprobs: npt.NDArray[np.float32]
     supported: npt.NDArray[np.bool_]
     recorded_values: npt.NDArray[np.float32]
+    children_prior: FloatArray | None = None
+    tries: tuple[ScoredTrie | None, ...] = ()
+    candidates: IntArray | None = None
 
     @property
     def steps(self) -> int:
@@ -97,7 +112,7 @@ class Transcript:
         tokenizer: PreTrainedTokenizerBase,
         *,
         max_length: int,
-        distribution: TrieConstrained | None = None,
+        distribution: ActionDistribution | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
@@ -185,7 +200,23 @@ class Transcript:
                 )
             )
         final = self._final(trajectory, len(paths), position, segments)
-        return _assemble(trajectory, segments, paths, states, states[-1] if final == -2 else final)
+        encoded = _assemble(
+            trajectory, segments, paths, states, states[-1] if final == -2 else final
+        )
+        return self._with_menus(trajectory, encoded, paths) if self.distribution.whole else encoded
+
+    def _with_menus(
+        self, trajectory: Trajectory, encoded: Encoded, paths: Sequence[ActionPath]
+    ) -> Encoded:
+        """The same with all valid actions of every step."""
+        tries: list[ScoredTrie | None] = []
+        numbers = []
+        for step, path in zip(trajectory.steps, paths, strict=False):
+            trie = None if step.valid_actions is None else self.trie(step.valid_actions)
+            assert trie is None or isinstance(trie, ScoredTrie)
+            tries.append(trie)
+            numbers.append(-1 if trie is None else trie.candidate_of(path.ids))
+        return replace(encoded, tries=tuple(tries), candidates=np.array(numbers, dtype=np.int32))
 
     def _step(
         self, trajectory: Trajectory, number: int, step: Step, exact: bool
@@ -269,7 +300,13 @@ def _assemble(
         ),
         supported=np.array([_supported(step) for step in steps]),
         recorded_values=np.array([nan if v is None else v for v in values], dtype=np.float32),
+        children_prior=_prior(paths),
     )
+
+
+def _prior(paths: Sequence[ActionPath]) -> FloatArray | None:
+    priors = [path.prior for path in paths if path.prior is not None]
+    return np.concatenate(priors) if priors else None
 
 
 def _supported(step: Step) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from retro_lightning.policy.actions import FloatArray, IntArray, TokenTrie
 from retro_lightning.policy.policy import Policy
-from retro_lightning.trajectory import Generation
+from retro_lightning.trajectory import Generation, Task
 
 _SMALL_TREE = 8
 """Tree tokens per row up to which looking ahead was measured to be no slower than descending."""
@@ -58,9 +58,12 @@ class Session:
         self._record = record_distribution
         self._pending: list[tuple[int, ...]] = [()] * rows
 
-    def start(self, row: int) -> None:
-        """Begin a conversation in a row that is not in use."""
-        self._decoder.start(row)
+    @torch.no_grad()
+    def start(self, row: int, task: Task) -> None:
+        """Begin a conversation about a task in a row that is not in use."""
+        with self._policy.evaluating():
+            prompts_BH = self._policy.prompts([task])
+            self._decoder.start(row, None if prompts_BH is None else prompts_BH[0])
         self._pending[row] = ()
 
     def stop(self, row: int) -> None:
@@ -86,20 +89,15 @@ class Session:
             rows: Distinct rows, at least one.
             contexts: New tokens of each row, as made by ``Transcript.context``.
             tries: Valid actions of each row, as made by ``Transcript.trie``.
-            rngs: Source of randomness of each row; None = greedy, the most probable child at every
+            rngs: Source of randomness of each row; None = greedy: the most probable action where
+                the distribution scores whole actions, else the most probable child at every
                 decision (not always the most probable action).
 
         Returns:
             One choice per row.
         """
-        training = self._policy.training
-        if training:
-            self._policy.eval()
-        try:
+        with self._policy.evaluating():
             return self._act(rows, contexts, tries, rngs)
-        finally:
-            if training:
-                self._policy.train()
 
     def _act(
         self,
@@ -112,12 +110,19 @@ class Session:
             np.concatenate([np.array(self._pending[row], dtype=np.int32), context])
             for row, context in zip(rows, contexts, strict=True)
         ]
-        ahead = self._record or max(len(trie.tree_tokens) for trie in tries) <= _SMALL_TREE
+        whole = self._policy.distribution.whole
+        small = max(len(trie.tree_tokens) for trie in tries) <= _SMALL_TREE
+        ahead = whole or self._record or small
         hidden_RWH = self._decoder.feed(rows, chunks, tries if ahead else None)
         values = self._policy.value_head(hidden_RWH[:, 0]).tolist()
         walks = [_Walk(trie, rng) for trie, rng in zip(tries, rngs, strict=True)]
         log_probs: list[tuple[float, ...] | None] = [None] * len(walks)
-        if ahead:
+        if whole:
+            for i, every in enumerate(self._policy.log_probs(hidden_RWH, tries)):
+                walks[i].jump(every)
+                if self._record:
+                    log_probs[i] = tuple(every.tolist())
+        elif ahead:
             tables = self._policy.tree_log_probs(hidden_RWH, tries)
             for i, (walk, table) in enumerate(zip(walks, tables, strict=True)):
                 while walk.decision >= 0:
@@ -152,8 +157,11 @@ class Session:
                 unfed = [np.array(walks[i].unfed(), dtype=np.int32) for i in behind]
                 fed = self._decoder.feed([rows[i] for i in behind], unfed)
                 hidden_RH[behind] = fed[:, 0]
-            children = [walks[i].trie.children[walks[i].decision] for i in undecided]
-            tables = self._policy.node_log_probs(hidden_RH[undecided], children)
+            tables = self._policy.node_log_probs(
+                hidden_RH[undecided],
+                [walks[i].trie for i in undecided],
+                [walks[i].decision for i in undecided],
+            )
             for i, table in zip(undecided, tables, strict=True):
                 walks[i].take(table)
             undecided = [i for i in undecided if walks[i].decision >= 0]
@@ -182,6 +190,14 @@ class _Walk:
         self.tokens += self.trie.forced[self.decision][child]
         self.leaf = self.trie.leaf[self.decision][child]
         self.decision = self.trie.next_decision[self.decision][child]
+
+    def jump(self, log_probs_A: FloatArray) -> None:
+        """Choose a whole action."""
+        rng = self._rng
+        self.leaf = int(np.argmax(log_probs_A)) if rng is None else sample(log_probs_A, rng)
+        self.log_prob = float(log_probs_A[self.leaf])
+        self.tokens = self.trie.paths[self.leaf].ids.tolist()
+        self.decision = -1
 
 
 def sample(log_probs_C: FloatArray, rng: np.random.Generator) -> int:

@@ -16,7 +16,7 @@ from retro_lightning.curriculum.prioritisation import Prioritisation, QualityWei
 from retro_lightning.curriculum.tasks import TaskCurriculum, UniformTasks
 from retro_lightning.environments.base import EnvironmentFactory
 from retro_lightning.policy.batch import Batch
-from retro_lightning.policy.language_model import load_tokenizer
+from retro_lightning.policy.loading import load_tokenizer
 from retro_lightning.policy.policy import Policy
 from retro_lightning.policy.segments import training_texts
 from retro_lightning.policy.tokenizer import train_tokenizer
@@ -158,7 +158,7 @@ class ReplayDataModule(L.LightningDataModule):
     def read_as(self, policy: Policy) -> None:
         """Encode stored trajectories with the policy's tokenizer, which may be another."""
         if self._needs_history():
-            length = min(self.context, policy.max_length)
+            length = min(self.context, policy.transcript.max_length)
             self.memory.transcript = Transcript(
                 policy.tokenizer, max_length=length, distribution=policy.distribution
             )

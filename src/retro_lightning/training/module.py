@@ -19,7 +19,9 @@ from retro_lightning.credit.estimators import CreditInputs, LossTerms, check_pai
 from retro_lightning.credit.objective import returns_and_advantages
 from retro_lightning.credit.returns import advantage_moments, advantage_std
 from retro_lightning.evaluation import EvaluationCounts
+from retro_lightning.policy.actions import ActionDistribution
 from retro_lightning.policy.batch import Batch
+from retro_lightning.policy.conditioning import TaskConditioning
 from retro_lightning.policy.language_model import LanguageModelSource
 from retro_lightning.policy.policy import Policy
 from retro_lightning.policy.value_head import ValueHeadSettings
@@ -41,6 +43,10 @@ class PolicyGradientModule(L.LightningModule):
             ``until_success``.
         baseline: What is subtracted from returns to lower the variance of the gradient.
         value_head: Shape of the value head.
+        conditioning: What tells the policy its task beside the transcript, in which the instruction
+            always stands: a soft prompt; None = nothing. An ``initial_policy`` keeps its own.
+        distribution: Distribution over valid actions; None = trie-constrained, or what an
+            ``initial_policy`` was saved with.
         optimizer: Optimiser class with its arguments, learning rate included.
         warmup_steps: Optimiser steps over which the learning rate rises from 0 to its full value.
         decay_from: Share of all optimiser steps, in [0, 1], after which the learning rate falls
@@ -58,6 +64,8 @@ class PolicyGradientModule(L.LightningModule):
         phases: list[Phase],
         baseline: Baseline | None = None,
         value_head: ValueHeadSettings | None = None,
+        conditioning: TaskConditioning | None = None,
+        distribution: ActionDistribution | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         warmup_steps: int = 50,
         decay_from: float = 1.0,
@@ -77,6 +85,7 @@ class PolicyGradientModule(L.LightningModule):
         self.phases = phases
         self.baseline = baseline
         self.value_head = value_head if value_head is not None else ValueHeadSettings()
+        self.conditioning, self.distribution = conditioning, distribution
         self.optimizer = optimizer
         self.warmup_steps = warmup_steps
         self.decay_from = decay_from
@@ -94,12 +103,14 @@ class PolicyGradientModule(L.LightningModule):
     def configure_model(self) -> None:
         """Build the policy from the datamodule's tokenizer, or load ``initial_policy``."""
         if self.policy is None and self.initial_policy is not None:
-            self.policy = Policy.load(Path(self.initial_policy))
+            self.policy = Policy.load(Path(self.initial_policy), distribution=self.distribution)
         elif self.policy is None:
             self.policy = Policy.build(
                 self.language_model,
                 self._data.tokenizer,
                 value_head=self.value_head,
+                conditioning=self.conditioning,
+                distribution=self.distribution,
                 seed=self.seed,
             )
         self._data.read_as(self.policy)

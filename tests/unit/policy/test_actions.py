@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retro_lightning.policy.actions import TokenTrie, TrieConstrained
+from retro_lightning.policy.actions import TokenTrie, log_softmax, log_softmax_numpy
 
 END = 9
 TOKENS = st.lists(st.integers(0, 5), min_size=0, max_size=4).map(tuple)
@@ -42,7 +42,7 @@ def tables(trie: TokenTrie) -> list[np.ndarray]:
         for node, offset in zip(path.nodes, path.offsets, strict=True):
             prefix = tuple(path.ids[:offset].tolist())
             logits = np.array([logit(prefix, int(c)) for c in trie.children[node]])
-            result[node] = TrieConstrained().log_softmax_numpy(logits)
+            result[node] = log_softmax_numpy(logits)
     return result
 
 
@@ -133,7 +133,7 @@ def test_padding_adds_nothing_to_a_candidate() -> None:
     mask = torch.tensor([[True, True, False, False]])
     for pad in (0.0, 50.0, float("nan"), float("inf")):
         logits = torch.tensor([[0.0, float(np.log(3.0)), pad, pad]])
-        probs = TrieConstrained().log_softmax(logits, mask).exp()
+        probs = log_softmax(logits, mask).exp()
         torch.testing.assert_close(probs, torch.tensor([[0.25, 0.75, 0.0, 0.0]]))
 
 

@@ -29,8 +29,8 @@ def play(
         for row in range(rows):
             if row not in seats and waiting:
                 number, length = waiting.pop(0)
-                session.start(row)
                 script = tiny.trajectory(number, length)
+                session.start(row, script.task)
                 seats[row] = (script, number, [], np.random.default_rng(number))
         order = sorted(seats, reverse=True)
         menus = [MENUS[(seats[r][1] + len(seats[r][2])) % len(MENUS)] for r in order]

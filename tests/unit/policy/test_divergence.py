@@ -1,0 +1,60 @@
+"""The divergence between distributions over the same valid actions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from retro_lightning.policy.actions import TrieConstrained
+from retro_lightning.policy.divergence import divergences, kl
+from retro_lightning.policy.policy import Policy
+from retro_lightning.policy.scoring import SequenceScore
+from retro_lightning.policy.value_head import ValueHead
+
+
+def test_kl_is_that_of_the_definition() -> None:
+    # p = (1/2, 1/2, 0), q = (1/4, 1/2, 1/4): 1/2 log 2 + 1/2 log 1 + 0.
+    with np.errstate(divide="ignore"):
+        p, q = np.log([0.5, 0.5, 0.0]), np.log([0.25, 0.5, 0.25])
+    assert kl(p, q) == pytest.approx(0.5 * np.log(2.0))
+    assert kl(p, p) == 0.0
+
+
+def test_the_default_is_no_softmax_over_sequences_and_the_divergence_says_by_how_much() -> None:
+    policy = tiny.policy()
+    trajectories = [tiny.trajectory(0, 3), tiny.trajectory(1, 2)]
+    policy.train()
+    found = divergences(policy, SequenceScore(), trajectories)
+    assert policy.training
+    assert divergences(policy, TrieConstrained(), trajectories).tolist() == [0.0] * 5
+    policy.eval()
+    whole = Policy(
+        policy.lm, policy.tokenizer, value_head=ValueHead(32), distribution=SequenceScore()
+    )
+    expected = [
+        float((np.exp(p) * (p - q)).sum())
+        for t in trajectories
+        for p, q in zip(policy.action_log_probs(t), whole.action_log_probs(t), strict=True)
+    ]
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+    assert found.min() > 0.01
+
+
+def test_where_every_action_is_one_token_only_the_end_tells_them_apart() -> None:
+    # One word an action, under a word-level tokenizer: the trie normalises the first tokens' logits
+    # and takes the end for granted; the sequence multiplies by the end's probability. With the end
+    # (nearly) certain both are the same distribution.
+    policy = tiny.policy(tok=tiny.word_tokenizer())
+    trajectory = tiny.trajectory(0, 2, actions=("left", "red", "door"))
+    before = divergences(policy, SequenceScore(), [trajectory])
+
+    def certain(module, inputs, output):
+        return torch.nn.functional.pad(output[..., 1:], (1, 0), value=80.0)
+
+    assert policy.transcript.end == 0
+    policy.lm.lm_head.register_forward_hook(certain)
+    after = divergences(policy, SequenceScore(), [trajectory])
+    assert (after < 1e-4).all()
+    assert before.max() > after.max()

@@ -1,0 +1,317 @@
+"""Distributions over valid actions against a scorer with one forward pass per candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import naive
+import tiny
+from retro_lightning.policy import scores
+from retro_lightning.policy.actions import ActionDistribution, TokenTrie, TrieConstrained
+from retro_lightning.policy.batch import collate
+from retro_lightning.policy.conditioning import LearnedTaskEmbedding
+from retro_lightning.policy.language_model import LoraSettings, PretrainedLM
+from retro_lightning.policy.policy import Evaluation, Policy
+from retro_lightning.policy.scoring import (
+    PointwiseMutualInformation,
+    SequenceScore,
+    TokenMean,
+    WordMean,
+)
+from retro_lightning.policy.value_head import ValueHead
+from retro_lightning.rollout.session import Session
+from retro_lightning.trajectory import Trajectory
+
+DISTRIBUTIONS: dict[str, Callable[[], ActionDistribution]] = {
+    "uniform_prior": lambda: TrieConstrained(uniform_prior=True),
+    **{
+        kind.kind: kind for kind in (SequenceScore, TokenMean, WordMean, PointwiseMutualInformation)
+    },
+}
+WHOLE = [name for name in DISTRIBUTIONS if name != "uniform_prior"]
+# Prefixes of one another, non-ASCII text, different numbers of words and tokens.
+MENU = ("go", "go on", "go on north", "turn left", "né à l'est", "pick up the key")
+
+
+def policy_of(name: str, kind: str = "llama", tokenizer: str = "bytes", **kwargs) -> Policy:
+    tok = tiny.TOKENIZERS[tokenizer]()
+    head = ValueHead(32)
+    torch.nn.init.constant_(head.output.weight, 0.3)
+    model = tiny.language_model(kind, len(tok), **kwargs)
+    return Policy(model, tok, value_head=head, distribution=DISTRIBUTIONS[name]()).eval()
+
+
+def evaluate(policy: Policy, trajectories: list[Trajectory]) -> Evaluation:
+    batch = collate(policy.transcript.encode_many(trajectories), trajectories)
+    return policy.evaluate(batch)
+
+
+def oracle(policy: Policy, trajectory: Trajectory, number: int) -> torch.Tensor:
+    kind = policy.distribution.kind
+    if kind == "trie_constrained":
+        return naive.trie_constrained(policy, trajectory, number, uniform_prior=True)
+    return naive.whole(policy, trajectory, number, kind)
+
+
+@pytest.mark.parametrize("tokenizer", ["bytes", "words"])
+@pytest.mark.parametrize("kind", tiny.KINDS)
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_equals_a_forward_pass_per_candidate_with_its_gradient(
+    name: str, kind: str, tokenizer: str
+) -> None:
+    policy = policy_of(name, kind, tokenizer)
+    trajectories = [tiny.trajectory(0, 2, actions=MENU), tiny.trajectory(1, 3, actions=MENU[1:])]
+    ours = evaluate(policy, trajectories)
+    expected = torch.zeros(2, 3, dtype=torch.float64)
+    entropies = torch.zeros(2, 3, dtype=torch.float64)
+    for row, trajectory in enumerate(trajectories):
+        full = policy.action_log_probs(trajectory)
+        for number, step in enumerate(trajectory.steps):
+            every = oracle(policy, trajectory, number)
+            np.testing.assert_allclose(full[number], every.detach(), atol=1e-4)
+            assert np.exp(full[number]).sum() == pytest.approx(1.0, abs=1e-12)
+            expected[row, number] = every[step.valid_actions.index(step.action)]
+            entropies[row, number] = -(every.exp() * every).sum()
+    torch.testing.assert_close(ours.logprobs_BS.double(), expected, atol=1e-4, rtol=0)
+    weights = torch.arange(6.0).view(2, 3) - 1.5  # no symmetry in which errors could cancel
+    if policy.distribution.whole:  # of a trie's walk the entropy is that of the nodes visited
+        torch.testing.assert_close(ours.entropies_BS.double(), entropies, atol=1e-4, rtol=0)
+        gradients(policy, (ours.entropies_BS * weights).sum(), (entropies * weights).sum())
+    gradients(policy, (ours.logprobs_BS * weights).sum(), (expected * weights).sum())
+
+
+def gradients(policy: Policy, ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    """Both have the same gradient, to 1e-4 of the largest part."""
+    parameters = [p for p in policy.lm.parameters() if p.requires_grad]
+    one = torch.autograd.grad(ours, parameters, retain_graph=True)
+    two = torch.autograd.grad(theirs.float(), parameters, retain_graph=True)
+    scale = max(float(g.abs().max()) for g in two)
+    assert scale > 0
+    for a, b in zip(one, two, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4 * scale, rtol=0)
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_rollouts_and_training_agree(kind: str, name: str) -> None:
+    policy = policy_of(name, kind)
+    menus = [MENU, ("go",), ("turn left", "turn right"), ("x", "y", "x")]
+    acted = [
+        tiny.acted(policy, tiny.trajectory(seed, 3, actions=menu), seed)
+        for seed, menu in enumerate(menus)
+    ]
+    batch = collate(policy.transcript.encode_many(acted), acted)
+    with torch.no_grad():
+        now = policy.evaluate(batch)
+    for recorded, again in (
+        (batch.behaviour_logprobs_BS, now.logprobs_BS),
+        (batch.recorded_values_BS, now.values_BS),
+    ):
+        torch.testing.assert_close(recorded, again, atol=1e-4, rtol=0)
+    assert now.logprobs_BS[1].tolist() == [0.0] * 3
+    assert float(now.logprobs_BS.min()) < -0.5
+
+
+@pytest.mark.parametrize("count", [1, 2, 500])
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_from_one_to_five_hundred_candidates(name: str, count: int) -> None:
+    policy = policy_of(name)
+    pieces = [f"{a} {b} {c}" for a in tiny.WORDS for b in tiny.WORDS for c in tiny.WORDS]
+    menu = tuple(pieces[i * len(pieces) // count] for i in range(count))
+    trajectory = tiny.trajectory(0, 2, actions=menu)
+    with torch.no_grad():
+        [_, every] = policy.action_log_probs(trajectory)
+        ours = float(evaluate(policy, [trajectory]).logprobs_BS[0, 1])
+    taken = menu.index(trajectory.steps[1].action)
+    assert ours == pytest.approx(every[taken], abs=1e-4)
+    assert np.exp(every).sum() == pytest.approx(1.0, abs=1e-12)
+    if count > 2:  # five hundred forward passes take too long; differences of a few will do
+        few = [taken, 0, 77, 499]
+        part = tiny.trajectory(0, 2, actions=menu)
+        scores_K = [naive_score(policy, part, menu[k]) for k in few]
+        if policy.distribution.whole:
+            np.testing.assert_allclose(
+                every[few] - every[few[0]], np.array(scores_K) - scores_K[0], atol=1e-4
+            )
+
+
+def naive_score(policy: Policy, trajectory: Trajectory, action: str) -> float:
+    """Score before the softmax: the log-probability relative to any other action's."""
+    kind, ids = policy.distribution.kind, naive.candidate(policy, action)
+    with torch.no_grad():
+        score = float(naive.sequence(policy, naive.prefix(policy, trajectory, 1), ids))
+        if kind == "pmi":
+            bare = policy.tokenizer.encode("\nAction:", add_special_tokens=False)
+            score -= float(naive.sequence(policy, bare, ids))
+    divisor = {"token_mean": len(ids), "word_mean": len(action.split())}
+    return score / divisor.get(kind, 1)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_many_logits_are_computed_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = policy_of(name)
+    trajectories = [tiny.trajectory(0, 2, actions=MENU), tiny.trajectory(1, 1, actions=MENU)]
+    found = []
+    for most in (1 << 24, 300 * 7):  # all at once; seven positions of 300 logits at a time
+        monkeypatch.setattr(scores, "_MOST_LOGITS", most)
+        policy.zero_grad()
+        evaluation = evaluate(policy, trajectories)
+        (evaluation.logprobs_BS.sum() + evaluation.entropies_BS.sum()).backward()
+        gradient = policy.lm.get_output_embeddings().weight.grad.clone()
+        found.append((evaluation.logprobs_BS.detach(), gradient))
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)
+
+
+def test_padding_adds_nothing_and_takes_nothing() -> None:
+    for name in WHOLE:
+        policy = policy_of(name, "gpt2")
+        trajectories = [tiny.trajectory(s, 1 + 2 * s, actions=MENU[s:]) for s in range(3)]
+        with torch.no_grad():
+            together = evaluate(policy, trajectories)
+            for row, trajectory in enumerate(trajectories):
+                alone = evaluate(policy, [trajectory])
+                steps = len(trajectory.steps)
+                for field in ("logprobs_BS", "entropies_BS", "values_BS"):
+                    padded = getattr(together, field)[row]
+                    torch.testing.assert_close(
+                        padded[:steps], getattr(alone, field)[0], atol=1e-4, rtol=0
+                    )
+                    assert (padded[steps:] == 0).all()
+
+
+def test_the_uniform_prior_makes_every_action_equally_likely_under_equal_logits() -> None:
+    # 1 2 | 1 3 | 1 4 | 5: under equal logits the trie gives 1/6, 1/6, 1/6, 1/2; with the logarithm
+    # of the leaves below (3 below token 1, 1 below token 5) it gives 1/4 each.
+    for prior, probs in ((False, [1 / 6, 1 / 6, 1 / 6, 1 / 2]), (True, [1 / 4] * 4)):
+        trie = TokenTrie([(1, 2), (1, 3), (1, 4), (5,)], 9, uniform_prior=prior)
+        tables = []
+        for number, children in enumerate(trie.children):
+            logits = trie.prior[number] if prior else np.zeros(len(children))
+            tables.append(logits - np.log(np.exp(logits).sum()))
+        np.testing.assert_allclose(np.exp(trie.log_probs(tables)), probs)
+
+
+def test_a_policy_that_knows_nothing_begins_uniform_under_the_prior() -> None:
+    policy = policy_of("uniform_prior")
+    with torch.no_grad():
+        policy.lm.get_output_embeddings().weight.zero_()
+    trajectory = tiny.trajectory(0, 1, actions=MENU)
+    np.testing.assert_allclose(np.exp(policy.action_log_probs(trajectory)[0]), 1 / len(MENU))
+    taken = evaluate(policy, [trajectory]).logprobs_BS.item()
+    assert taken == pytest.approx(-np.log(len(MENU)), abs=1e-6)
+
+
+def test_greedy_takes_the_most_probable_action_where_actions_are_whole() -> None:
+    policy = policy_of("sequence")
+    trajectory = tiny.trajectory(3, 1, actions=MENU)
+    [every] = policy.action_log_probs(trajectory)
+    session = Session(policy, 1, record_distribution=True)
+    session.start(0, trajectory.task)
+    context = policy.transcript.context(
+        trajectory.steps[0].observation, trajectory.task, first=True
+    )
+    [choice] = session.act([0], [context], [policy.transcript.trie(MENU)], [None])
+    assert choice.number == int(np.argmax(every))
+    np.testing.assert_allclose(choice.log_probs, every, atol=1e-4)
+
+
+def test_actions_that_go_beyond_the_context_are_no_accident() -> None:
+    for name in ("uniform_prior", "sequence"):
+        whole = policy_of(name, "gpt2")
+        tokens = len(whole.transcript.encode(tiny.trajectory(0, 1, actions=MENU[:1])).tokens)
+        short = policy_of(name, "gpt2", context=tokens)
+        trajectory = tiny.trajectory(0, 1, actions=MENU)
+        trajectory = replace(trajectory, steps=(replace(trajectory.steps[0], action="go"),))
+        with torch.no_grad():
+            assert evaluate(short, [trajectory]).logprobs_BS.isfinite().all()
+        [every] = short.action_log_probs(trajectory)
+        assert np.exp(every).sum() == pytest.approx(1.0)
+
+
+def test_logits_that_are_not_finite_are_reported() -> None:
+    policy = policy_of("sequence")
+    with torch.no_grad():
+        policy.lm.get_output_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match="logits are not finite"):
+        policy.action_log_probs(tiny.trajectory(0, 1))
+
+
+class Own(SequenceScore):
+    kind = "own"
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_a_policy_is_loaded_with_the_distribution_it_was_saved_with(
+    name: str, tmp_path: Path
+) -> None:
+    policy = policy_of(name)
+    policy.save(tmp_path / "policy")
+    again = Policy.load(tmp_path / "policy").eval()
+    assert type(again.distribution) is type(policy.distribution)
+    trajectories = [tiny.trajectory(0, 2, actions=MENU)]
+    with torch.no_grad():
+        one, two = evaluate(policy, trajectories), evaluate(again, trajectories)
+        assert torch.equal(one.logprobs_BS, two.logprobs_BS)
+        other = Policy.load(tmp_path / "policy", distribution=TrieConstrained()).eval()
+        assert not torch.allclose(evaluate(other, trajectories).logprobs_BS, one.logprobs_BS)
+
+
+def test_a_distribution_that_is_not_ours_is_passed_by_hand(tmp_path: Path) -> None:
+    lm, tokenizer = tiny.language_model("llama", 300), tiny.tokenizer()
+    Policy(lm, tokenizer, value_head=ValueHead(32), distribution=Own()).save(tmp_path / "policy")
+    with pytest.raises(ValueError, match="names a 'own', which is not one of ours"):
+        Policy.load(tmp_path / "policy")
+    again = Policy.load(tmp_path / "policy", distribution=Own())
+    assert isinstance(again.distribution, Own)
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+@pytest.mark.parametrize("name", ["sequence", "pmi"])
+def test_whole_actions_behind_a_soft_prompt(name: str, kind: str) -> None:
+    policy = policy_of(name, kind)
+    model = policy.lm
+    prompt = LearnedTaskEmbedding(["tiny"]).build(model.get_input_embeddings().weight, seed=1)
+    with torch.no_grad():
+        prompt.vectors.mul_(5.0)
+    prompted = Policy(
+        model,
+        policy.tokenizer,
+        value_head=policy.value_head,
+        distribution=policy.distribution,
+        soft_prompt=prompt,
+    ).eval()
+    scripted = tiny.trajectory(0, 3, actions=MENU)
+    acted = tiny.acted(prompted, scripted)
+    batch = collate(prompted.transcript.encode_many([acted, scripted]), [acted, scripted])
+    with torch.no_grad():
+        now, without = prompted.evaluate(batch), policy.evaluate(batch)
+    for recorded, again in (
+        (batch.behaviour_logprobs_BS, now.logprobs_BS),
+        (batch.recorded_values_BS, now.values_BS),
+    ):
+        torch.testing.assert_close(recorded[0], again[0], atol=1e-4, rtol=0)
+    for number, every in enumerate(prompted.action_log_probs(scripted)):
+        taken = MENU.index(scripted.steps[number].action)
+        assert float(now.logprobs_BS[1, number]) == pytest.approx(every[taken], abs=1e-4)
+    assert (now.logprobs_BS - without.logprobs_BS).abs().max() > 0.1
+
+
+def test_whole_actions_with_adapters_and_gradient_checkpointing(tmp_path: Path) -> None:
+    tiny.language_model("llama", 300).save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    found = []
+    for checkpointing in (False, True):
+        source = PretrainedLM(
+            str(tmp_path), lora=LoraSettings(rank=2), gradient_checkpointing=checkpointing
+        )
+        policy = Policy.build(source, None, distribution=SequenceScore(), seed=1)
+        evaluate(policy, [tiny.trajectory(0, 2, actions=MENU)]).logprobs_BS.sum().backward()
+        found.append([p.grad for p in policy.lm.parameters() if p.requires_grad])
+    assert any(grad.abs().sum() > 0 for grad in found[0])
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)
