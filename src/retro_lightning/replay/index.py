@@ -32,6 +32,7 @@ class StoreIndex:
         length: Steps [N].
         attempt: Number of the attempt [N].
         policy_version: Policy version, -1 = no policy of ours [N].
+        truncated: Whether the episode was cut before it ended [N].
         faulted: Whether the environment raised [N].
         is_train: Whether the task belongs to the training split [N].
         task_id: Codes of ``task_ids`` [N].
@@ -46,6 +47,7 @@ class StoreIndex:
     length: Codes
     attempt: Codes
     policy_version: Codes
+    truncated: Mask
     faulted: Mask
     is_train: Mask
     task_id: Codes
@@ -77,6 +79,7 @@ class StoreIndex:
             length=_numbers(table["length"], np.int64),
             attempt=_numbers(table["attempt"], np.int64),
             policy_version=_numbers(versions, np.int64),
+            truncated=_numbers(table["truncation"].is_valid(), np.bool_),
             faulted=_equal(table, "truncation", "fault"),
             is_train=_equal(table, "split", "train"),
             task_id=task_id,

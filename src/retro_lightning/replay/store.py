@@ -196,6 +196,12 @@ class ReplayStore:
             found.update(zip(places.tolist(), decode(taken), strict=True))
         return [found[place] for place in range(len(wanted))]
 
+    def columns(self, names: Sequence[str]) -> pa.Table:
+        """Top-level columns of all trajectories, in the order of the index; for whole-store work."""
+        schema = pa.schema([SCHEMA.field(name) for name in names])
+        parts = [self._batch(record).select(list(names)) for record in self._records]
+        return pa.Table.from_batches(parts, schema=schema)
+
     def _published(self) -> list[str]:
         records = self.path.glob(f"*{_RECORD}")
         return sorted(path.stem for path in records if _NAME.fullmatch(path.stem))
