@@ -66,9 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(
-    commands: Any, name: str, carried_out_by: str, text: str
-) -> argparse.ArgumentParser:
+def _command(commands: Any, name: str, carried_out_by: str, text: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     parser.set_defaults(carried_out_by=carried_out_by)
     parser.add_argument("--store", type=Path, required=True, help="folder of the replay store")

@@ -34,7 +34,9 @@ _SUMMARY = re.compile(r"Trial summary: Correct: (\d+), Incorrect: (\d+), Halted:
 _SECTION = re.compile(r"-+ BEGIN (CORRECT|INCORRECT|HALTED) AGENTS -+\s*$")
 _RULE = re.compile(r"#{20,}\s*$")
 _PART = re.compile(r"(Thought|Action|Observation) (\d+): ?(.*)", re.DOTALL)
-_TOLD = re.compile(r"\s*You have attempted to answer following question before and failed\..*", re.S)
+_TOLD = re.compile(
+    r"\s*You have attempted to answer following question before and failed\..*", re.S
+)
 _QUESTION, _ANSWER, _REFLECTIONS = "Question: ", "Correct answer: ", "Reflections:"
 _STEP_LIMIT = 6
 """Reflexion's own limit of steps of an attempt."""
@@ -218,7 +220,9 @@ def _closed(trials: list[_Trial]) -> Iterator[Item]:
     trial = trials[-1]
     found = tuple(trial.found.get(name, 0) for name in ("CORRECT", "INCORRECT", "HALTED"))
     if trial.told is None:
-        yield Remark(trial.line, f"trial {trial.number} has no summary line; found {_counts(found)}")
+        yield Remark(
+            trial.line, f"trial {trial.number} has no summary line; found {_counts(found)}"
+        )
         return
     what = f"trial {trial.number}: correct/incorrect/halted"
     yield Check(trial.line, what, _counts(trial.told), _counts(found))

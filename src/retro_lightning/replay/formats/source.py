@@ -95,9 +95,9 @@ class Source:
     def records(self) -> Iterator[tuple[int, dict[str, Any] | Reject]]:
         """JSON objects with the lines they begin on: an array, one object, or one a line."""
         first = next((line for _, line in self.lines() if isinstance(line, Reject) or line), "")
-        if isinstance(first, str) and first.lstrip()[:1] == "[":
-            yield from self._array()
-        elif isinstance(first, str) and _opens_only(first):
+        if (isinstance(first, str) and first.lstrip()[:1] == "[") or (
+            isinstance(first, str) and _opens_only(first)
+        ):
             yield from self._array()
         else:
             yield from self._json_lines()
