@@ -15,7 +15,10 @@ from typing import Any, NoReturn
 from retro_lightning.config.errors import ConfigError
 
 _PROGRAM = "retro-lightning replay"
-_FORMATS_IN = ("reflexion_alfworld", "reflexion_hotpotqa", "tau_bench")
+_FORMATS_IN = (
+    *("atif", "chat", "hf", "mapping", "parquet"),
+    *("reflexion_alfworld", "reflexion_hotpotqa", "tau_bench"),
+)
 _START = """\
 start with:
   retro-lightning replay import --format tau_bench --store logs results.json.gz
@@ -84,6 +87,7 @@ def _import(parser: argparse.ArgumentParser) -> None:
         "--run",
         help="which run the records are of, part of their identity; default: the file's name",
     )
+    add("--mapping", type=Path, metavar="YAML", help="for the format mapping: which field is what")
     add(
         "--max-errors",
         type=int,

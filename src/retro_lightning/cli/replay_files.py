@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from retro_lightning.replay.formats import mapping
 from retro_lightning.replay.formats.importing import import_files
 from retro_lightning.replay.formats.items import Options
 from retro_lightning.replay.formats.readers import READERS
@@ -25,6 +26,9 @@ def import_(options: argparse.Namespace) -> dict[str, Any]:
     """
     if options.max_errors < 0:
         raise ValueError(f"--max-errors is {options.max_errors}; give a whole number from 0 on")
+    made = Options(options.behaviour, options.family, options.run, options.mapping)
+    if options.format == "mapping":
+        mapping.load(made)
     sizes = {file: Source(file).size for file in options.files}  # refuses missing files first
     store = ReplayStore(options.store, create=True)
     console = Console(stderr=True)
@@ -42,7 +46,7 @@ def import_(options: argparse.Namespace) -> dict[str, Any]:
             options.files,
             options.format,
             READERS[options.format],
-            Options(behaviour_id=options.behaviour, family=options.family, run=options.run),
+            made,
             rejects=options.rejects or store.path / "rejects.jsonl",
             max_errors=options.max_errors,
             on_progress=advance,

@@ -37,11 +37,14 @@ class Identities:
         Returns:
             None if it is new; else the content hash of the one that has its identity.
         """
-        identity = trajectory.trajectory_id
+        return self.note(trajectory.trajectory_id, trajectory.content_hash)
+
+    def note(self, identity: str, content_hash: str) -> str | None:
+        """As ``add``, of a trajectory's identity and content hash."""
         place = int(np.searchsorted(self._ids, identity.encode()))
         if place < len(self._ids) and self._ids[place] == identity.encode():
             return str(self._hashes[place].decode())
         if identity in self._added:
             return self._added[identity]
-        self._added[identity] = trajectory.content_hash
+        self._added[identity] = content_hash
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from retro_lightning.replay.formats.items import BadRecordError, Options
 from retro_lightning.replay.formats.source import Source
 from retro_lightning.trajectory import Step, Task, Trajectory, Truncation
 
+_OWN_HASH = re.compile(r"[0-9a-f]{32}")
 _LARGEST_ATTEMPT = 2**31 - 1
 
 
@@ -96,6 +98,28 @@ def make_task(family: str, state: str, instruction: str) -> Task:
     )
 
 
+def named_task(family: str, name: Any, instruction: str) -> Task:
+    """A task that a log names itself; an id of this project's own form is kept as it is.
+
+    Args:
+        family: Kind of task.
+        name: Text or number that tells the task from others.
+        instruction: What the policy is told to do.
+    """
+    if isinstance(name, bool) or not isinstance(name, str | int):
+        raise BadRecordError(f"task_id is {_kind(name)}, not text or a whole number")
+    hash_ = str(name).removeprefix(f"{family}:")
+    if not _OWN_HASH.fullmatch(hash_) or hash_ == name:
+        return make_task(family, str(name), instruction)
+    return Task(
+        task_id=str(name),
+        family=family,
+        instruction=instruction,
+        seed=0,
+        split=split_of(hash_),
+    )
+
+
 def make_attempt(
     format_: str,
     source: Source,
@@ -114,7 +138,7 @@ def make_attempt(
     reflections: Iterable[str] = (),
     outcome_return: float | None = None,
 ) -> Trajectory:
-    """A trajectory with ``source="import:<format>"``; log-probabilities stay as the steps have them.
+    """A trajectory with ``source="import:<format>"``.
 
     Args:
         format_: Name of the format.
@@ -153,6 +177,19 @@ def make_attempt(
     for part in _texts(made):
         _utf8(part)
     return made
+
+
+class AttemptCounter:
+    """Numbers the attempts at a task in their order, where a log does not."""
+
+    def __init__(self) -> None:
+        self._next: dict[str, int] = {}
+
+    def number(self, task: Task) -> int:
+        """Number of the next attempt at the task, from 0."""
+        number = self._next.get(task.task_id, 0)
+        self._next[task.task_id] = number + 1
+        return number
 
 
 def free_steps(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retro_lightning.trajectory import Trajectory
@@ -20,11 +21,13 @@ class Options:
         behaviour_id: Which agent acted; None = what the record says, else the file's label.
         family: Kind of task; None = the format's own name for it.
         run: Which run the records belong to, part of their identity; None = the file's label.
+        mapping: YAML file of the format ``mapping``: which field is what.
     """
 
     behaviour_id: str | None = None
     family: str | None = None
     run: str | None = None
+    mapping: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def parse(messages: list[Any]) -> Conversation:
 
 
 def call_text(name: str, arguments: Any) -> str:
-    """A tool call as the text of an action; arguments are an object, or text as a model wrote it."""
+    """A tool call as text; arguments are an object, or JSON as a model wrote it."""
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)

@@ -31,9 +31,7 @@ def read(source: Source, options: Options) -> Iterator[Item]:
     """One outcome record per environment; then what the file holds of reflections."""
     trial = _TRIAL.search(source.label)
     if trial is None:
-        yield Reject(
-            0, "its name does not end in trial_<number>, which says which attempt it holds"
-        )
+        yield Reject(0, "its name does not end in trial_<number>, which tells the attempt")
         return
     in_memory = before = 0
     for line, record in source.records():

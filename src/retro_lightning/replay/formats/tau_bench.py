@@ -1,6 +1,6 @@
 """Behaviour half: result files of tau-bench: a JSON array of tasks tried several times.
 
-Each result has ``task_id``, ``trial``, ``reward``, ``info`` (the task) and ``traj`` (chat messages).
+A result has ``task_id``, ``trial``, ``reward``, ``info`` (the task) and ``traj`` (chat messages).
 The instruction is the system message, which the agent was shown; the customer's script under
 ``info.task`` tells tasks apart and is not shown to a policy.
 """
