@@ -1,14 +1,17 @@
-"""Behaviour half: ``replay import``."""
+"""Behaviour half: ``replay import`` and ``export``: files come in, files go out."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from retro_lightning.replay.formats import mapping
+from retro_lightning.cli.replay_progress import counting
+from retro_lightning.replay.expression import choose
+from retro_lightning.replay.formats import exporting, mapping
 from retro_lightning.replay.formats.importing import import_files
 from retro_lightning.replay.formats.items import Options
 from retro_lightning.replay.formats.readers import READERS
@@ -72,3 +75,21 @@ def show_import_(result: dict[str, Any]) -> None:
     print(f"{result['imported']} trajectories into {result['store']}{mean}")
     if result["duplicates"] or result["rejected"]:
         print(f"what was refused, and why, stands in {result['rejects']}")
+
+
+def export(options: argparse.Namespace) -> dict[str, Any]:
+    """Write trajectories to a file."""
+    store = ReplayStore(options.store)
+    rows = choose(options.where, store.index)
+    with counting("writing", int(rows.sum())) as advance:
+        done = exporting.export(store, rows, options.format, options.output, advance)
+    return {"output": str(options.output), "format": options.format, **asdict(done)}
+
+
+def show_export(result: dict[str, Any]) -> None:
+    """What was written."""
+    print(f"{result['written']} records written to {result['output']}")
+    if result["left_out"]:
+        print(f"{result['left_out']} trajectories without steps were left out")
+    for sentence in result["damaged"]:
+        print(f"left out: {sentence}")

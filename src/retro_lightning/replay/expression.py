@@ -1,11 +1,11 @@
 """Behaviour half: which trajectories an expression chooses, such as ``success and length < 9``.
 
-The expression is parsed and walked; nothing is evaluated by Python, and whatever is not listed here
-is refused. Columns: ``task``, ``family``, ``behaviour``, ``source`` (texts), ``success``,
-``faulted``, ``truncated``, ``outcome``, ``train`` (yes or no), ``total_return``, ``length`` (steps),
-``attempt`` (from 0), ``version`` (policy version; none = -1) and ``age`` (policy versions behind the
-store's newest; none = infinite). Operators: comparisons, ``in`` a list, ``and``, ``or``, ``not``,
-``+ - * /``, and ``like(family, "babyai/*")``.
+The expression is parsed and walked; nothing is evaluated by Python, and whatever is not listed
+here is refused. Columns: ``task``, ``family``, ``behaviour``, ``source`` (texts); ``success``,
+``faulted``, ``truncated``, ``outcome``, ``train`` (yes or no); ``total_return``, ``length``
+(steps), ``attempt`` (from 0), ``version`` (policy version; none = -1) and ``age`` (policy versions
+behind the store's newest; none = infinite). Operators: comparisons, ``in`` a list, ``and``, ``or``,
+``not``, ``+ - * /``, and ``like(family, "babyai/*")``.
 """
 
 from __future__ import annotations

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from retro_lightning.replay.index import Mask, StoreIndex
+from retro_lightning.replay.index import Codes, Mask, StoreIndex
 
 _HOTPOTQA = "import:reflexion_hotpotqa"
 
@@ -41,29 +42,30 @@ def summary(index: StoreIndex, rows: Mask) -> dict[str, Any]:
     }
 
 
-def statistics(index: StoreIndex) -> dict[str, Any]:
-    """``summary`` of all rows, and under ``by_family``, ``by_attempt`` and ``by_behaviour``.
+def statistics(index: StoreIndex, rows: Mask | None = None) -> dict[str, Any]:
+    """``summary`` of rows (default: all), and under ``by_family``, ``by_attempt`` and ``by_behaviour``.
 
     Attempts count from 0: ``by_attempt`` is success by trial. Behaviours have a ``by_attempt`` of
     their own, and those of HotPotQA logs the log's words under ``hotpotqa``: correct, incorrect and
     halted by attempt.
     """
-    every = np.ones(len(index), dtype=np.bool_)
+    every = np.ones(len(index), dtype=np.bool_) if rows is None else rows
     result = summary(index, every)
-    result["by_family"] = {
-        name: summary(index, index.family == code)
-        for code, name in sorted(enumerate(index.families), key=lambda pair: pair[1])
-    }
+    families = _groups(index.family, index.families, every)
+    result["by_family"] = {name: summary(index, mask) for name, mask in families}
     result["by_attempt"] = _by_attempt(index, every)
     result["by_behaviour"] = {
-        name: {
-            **summary(index, index.behaviour == code),
-            "by_attempt": _by_attempt(index, index.behaviour == code),
-        }
-        for code, name in sorted(enumerate(index.behaviours), key=lambda pair: pair[1])
+        name: {**summary(index, mask), "by_attempt": _by_attempt(index, mask)}
+        for name, mask in _groups(index.behaviour, index.behaviours, every)
     }
-    hotpotqa = _hotpotqa(index)
+    hotpotqa = _hotpotqa(index, every)
     return {**result, "hotpotqa": hotpotqa} if hotpotqa else result
+
+
+def _groups(codes: Codes, names: tuple[str, ...], rows: Mask) -> Iterator[tuple[str, Mask]]:
+    """Names that occur in the rows, sorted, with a mask over the index each."""
+    for code in sorted(np.unique(codes[rows]).tolist(), key=lambda code: names[code]):
+        yield names[code], rows & (codes == code)
 
 
 def _by_attempt(index: StoreIndex, rows: Mask) -> dict[str, dict[str, Any]]:
@@ -71,19 +73,18 @@ def _by_attempt(index: StoreIndex, rows: Mask) -> dict[str, dict[str, Any]]:
     return {str(number): summary(index, rows & (index.attempt == number)) for number in attempts}
 
 
-def _hotpotqa(index: StoreIndex) -> dict[str, dict[str, dict[str, int]]]:
+def _hotpotqa(index: StoreIndex, rows: Mask) -> dict[str, dict[str, dict[str, int]]]:
     if _HOTPOTQA not in index.sources:
         return {}
-    theirs = index.source == index.sources.index(_HOTPOTQA)
+    theirs = rows & (index.source == index.sources.index(_HOTPOTQA))
     words = {"successes": "correct", "failures": "incorrect", "truncated": "halted"}
-    result = {}
-    for code in np.unique(index.behaviour[theirs]).tolist():
-        tables = _by_attempt(index, theirs & (index.behaviour == code))
-        result[index.behaviours[code]] = {
+    return {
+        behaviour: {
             attempt: {word: counts[name] for name, word in words.items()}
-            for attempt, counts in tables.items()
+            for attempt, counts in _by_attempt(index, mask).items()
         }
-    return result
+        for behaviour, mask in _groups(index.behaviour, index.behaviours, theirs)
+    }
 
 
 def _mean(values: np.ndarray, rows: Mask) -> float | None:

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -213,13 +214,13 @@ def test_mapping_of_nested_records(tmp_path: Path, ending: str) -> None:
     assert (good.success, bad.success) == (True, False)
 
 
-def test_tables_of_our_own_come_back(tmp_path: Path, rng) -> None:
+def test_tables_of_our_own_come_back(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
     made = [random_trajectory(rng, number) for number in range(150)]
     table = pa.Table.from_batches([encode(made)])
     pq.write_table(table, tmp_path / "own.parquet")
-    with pa.OSFile(str(tmp_path / "own.arrow"), "wb") as sink:
-        with pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table)
+    with pa.ipc.new_stream(str(tmp_path / "own.arrow"), table.schema) as writer:
+        writer.write_table(table)
     for name in ("own.parquet", "own.arrow"):
         found = trajectories("parquet", tmp_path / name)
         assert {t.source for t in found} == {"import:parquet"}
