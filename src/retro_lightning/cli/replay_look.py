@@ -83,9 +83,9 @@ def show_inspect(result: dict[str, Any]) -> None:
     """One trajectory after the other; in a terminal, Enter goes on and q stops."""
     console = Console(soft_wrap=True)
     for number, made in enumerate(result["trajectories"]):
-        if number and console.is_terminal and sys.stdin.isatty():
-            if input("[Enter: next, q: quit] ").strip().lower() == "q":
-                return
+        paging = number > 0 and console.is_terminal and sys.stdin.isatty()
+        if paging and input("[Enter: next, q: quit] ").strip().lower() == "q":
+            return
         console.rule(f"row {made['row']}")
         for line in _lines(made):
             console.print(line)

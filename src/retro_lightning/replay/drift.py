@@ -17,8 +17,9 @@ import numpy as np
 from retro_lightning.replay.index import StoreIndex
 from retro_lightning.replay.store import ReplayStore
 
-_HEAD = re.compile(r"[\w.:-]*")
+_HEAD = re.compile(r"[\w.:-]+(?=[(\[])")
 _SHOWN = 10
+_LONGEST_ACTION = 40
 
 
 def drift(old: ReplayStore, new: ReplayStore) -> dict[str, Any]:
@@ -26,10 +27,10 @@ def drift(old: ReplayStore, new: ReplayStore) -> dict[str, Any]:
 
     Returns:
         ``tasks``: trajectories of each, share of the new ones' tasks that the old store knows, and
-        families by total variation. ``actions``: the first words of actions (tools, verbs) by total
-        variation, and those that changed most. ``returns``: per family, success and mean return of
-        each with the standard error of the difference, and the Kolmogorov-Smirnov distance of all
-        returns. ``drifted`` names what differs by more than twice what chance would give.
+        families by total variation. ``actions``: tools and short actions by total variation, and
+        those that changed most. ``returns``: per family, success and mean return of each with the
+        standard error of the difference, and the Kolmogorov-Smirnov distance of all returns.
+        ``drifted`` names what differs by more than twice what chance would give.
     """
     families = _shares(_names(old.index), _names(new.index))
     actions = _shares(_heads(old), _heads(new))
@@ -65,9 +66,14 @@ def _heads(store: ReplayStore) -> Counter[str]:
     for _, batch in store.batches(list(store.damaged.values())):
         steps = batch.column("steps").flatten()
         for entry in steps.field("action").value_counts().to_pylist():
-            head = _HEAD.match(entry["values"])
-            heads[head[0] if head else ""] += entry["counts"]
+            heads[_kind(entry["values"])] += entry["counts"]
     return heads
+
+
+def _kind(action: str) -> str:
+    """A tool's name, the action itself if it is short, else that it is free text."""
+    head = _HEAD.match(action)
+    return head[0] if head else action if len(action) <= _LONGEST_ACTION else "(free text)"
 
 
 def _shares(old: Counter[str], new: Counter[str]) -> dict[str, Any]:

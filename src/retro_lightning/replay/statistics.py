@@ -43,7 +43,7 @@ def summary(index: StoreIndex, rows: Mask) -> dict[str, Any]:
 
 
 def statistics(index: StoreIndex, rows: Mask | None = None) -> dict[str, Any]:
-    """``summary`` of rows (default: all), and under ``by_family``, ``by_attempt`` and ``by_behaviour``.
+    """``summary`` of rows (default: all) and, under ``by_…``, of families, attempts and behaviours.
 
     Attempts count from 0: ``by_attempt`` is success by trial. Behaviours have a ``by_attempt`` of
     their own, and those of HotPotQA logs the log's words under ``hotpotqa``: correct, incorrect and

@@ -108,18 +108,17 @@ def sft_record(made: Trajectory) -> dict[str, Any]:
 def preference_record(better: Trajectory, worse: Trajectory) -> dict[str, Any]:
     """A pair for TRL's preference trainers: what both met, and how each went on."""
     one, other = (_messages(made, tools=False) for made in (better, worse))
-    shared = next(
-        (n for n, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), 0
-    )
-    first_act = next(n for n, message in enumerate(one) if message["role"] == "assistant")
-    start = min(shared, first_act)
+    start = 0
+    while one[start] == other[start] and one[start]["role"] != "assistant":
+        start += 1
     return {"prompt": one[:start], "chosen": one[start:], "rejected": other[start:]}
 
 
 def pairs(index: StoreIndex, rows: Mask) -> Iterator[tuple[int, int]]:
     """Better and worse attempt of one task: the best with the worst, the second best and so on.
 
-    Each trajectory stands in one pair; pairs of equal return are left out.
+    Each trajectory stands in one pair; pairs of equal return are left out, and in the export those
+    of equal words.
     """
     by_task: dict[int, list[int]] = defaultdict(list)
     for row in np.flatnonzero(rows & ~index.faulted & (index.length > 0)).tolist():
@@ -141,7 +140,9 @@ def _messages(made: Trajectory, *, tools: bool) -> list[Message]:
     """
     messages: list[Message] = []
     if made.task.instruction:
-        messages.append({"role": "system", "content": made.task.instruction})
+        seen = made.steps and made.steps[0].observation
+        role = "system" if seen else "user"  # a conversation needs a user's word first
+        messages.append({"role": role, "content": made.task.instruction})
     called = False
     for step in made.steps:
         if step.observation:
@@ -191,7 +192,9 @@ def _preference(store: ReplayStore, rows: Mask, damaged: list[str]) -> Iterator[
             if str(error) not in damaged:
                 damaged.append(str(error))
             continue
-        yield preference_record(better, worse)
+        record = preference_record(better, worse)
+        if record["chosen"] != record["rejected"]:
+            yield record
 
 
 WRITERS: dict[str, Callable[[ReplayStore, Mask, list[str]], Iterator[dict[str, Any]]]] = {
