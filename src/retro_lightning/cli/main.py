@@ -21,6 +21,7 @@ _COMMANDS = {
     "test": "try a policy, trained or not, on the test tasks",
     "predict": "write a policy's log-probability of every stored action",
     "rollout": "collect trajectories with a policy or a scripted behaviour into a store",
+    "replay": "take in, look at and hand out stored trajectories (replay --help)",
     "play": "watch an agent step by step in the terminal, or play yourself",
 }
 _HELP = f"""\
@@ -112,6 +113,10 @@ def _command(name: str) -> Callable[[str, list[str]], object]:
         from retro_lightning.cli.rollout import rollout
 
         return rollout
+    if name == "replay":
+        from retro_lightning.cli.replay import replay
+
+        return replay
     if name == "play":
         from retro_lightning.cli.play import play
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,23 @@ Mask = npt.NDArray[np.bool_]
 
 INDEX_SCHEMA = pa.schema(list(INDEX_FIELDS))
 
+_NUMBERS: dict[str, type[np.generic]] = {
+    "returns": np.float64,
+    "success": np.bool_,
+    "length": np.int64,
+    "attempt": np.int64,
+    "policy_version": np.int64,
+    "truncated": np.bool_,
+    "faulted": np.bool_,
+    "is_train": np.bool_,
+}
+_TEXTS = {
+    "task_ids": "task_id",
+    "families": "family",
+    "behaviours": "behaviour",
+    "sources": "source",
+}
+
 
 @dataclass(frozen=True)
 class StoreIndex:
@@ -26,12 +43,12 @@ class StoreIndex:
     Text columns are codes from 0 into the list of names that goes with them.
 
     Attributes:
-        table: The index columns as an Arrow table.
         returns: Undiscounted return [N].
         success: Whether the task was solved [N].
         length: Steps [N].
         attempt: Number of the attempt [N].
         policy_version: Policy version, -1 = no policy of ours [N].
+        truncated: Whether the episode was cut before it ended [N].
         faulted: Whether the environment raised [N].
         is_train: Whether the task belongs to the training split [N].
         task_id: Codes of ``task_ids`` [N].
@@ -40,12 +57,12 @@ class StoreIndex:
         source: Codes of ``sources`` [N].
     """
 
-    table: pa.Table
     returns: npt.NDArray[np.float64]
     success: Mask
     length: Codes
     attempt: Codes
     policy_version: Codes
+    truncated: Mask
     faulted: Mask
     is_train: Mask
     task_id: Codes
@@ -64,35 +81,51 @@ class StoreIndex:
     @classmethod
     def from_table(cls, table: pa.Table) -> StoreIndex:
         """The index of an Arrow table with (at least) the index columns."""
-        table = table.select(INDEX_SCHEMA.names)
-        task_id, task_ids = _codes(table, "task_id")
-        family, families = _codes(table, "family")
-        behaviour, behaviours = _codes(table, "behaviour_id")
-        source, sources = _codes(table, "source")
-        versions = table["policy_version"].fill_null(-1)
-        return cls(
-            table=table,
-            returns=_numbers(table["total_return"], np.float64),
-            success=_numbers(table["success"], np.bool_),
-            length=_numbers(table["length"], np.int64),
-            attempt=_numbers(table["attempt"], np.int64),
-            policy_version=_numbers(versions, np.int64),
-            faulted=_equal(table, "truncation", "fault"),
-            is_train=_equal(table, "split", "train"),
-            task_id=task_id,
-            task_ids=task_ids,
-            family=family,
-            families=families,
-            behaviour=behaviour,
-            behaviours=behaviours,
-            source=source,
-            sources=sources,
-        )
+        return cls.from_tables([table.select(INDEX_SCHEMA.names)])
+
+    @classmethod
+    def from_tables(cls, tables: Iterable[pa.Table]) -> StoreIndex:
+        """One index over several tables, which are let go of one by one."""
+        return cls._joined([_part(table) for table in tables])
 
     @classmethod
     def concat(cls, indices: Sequence[StoreIndex]) -> StoreIndex:
         """One index over several stores, in their order."""
-        return cls.from_table(pa.concat_tables([index.table for index in indices]))
+        names = (*_TEXTS.values(), *_NUMBERS)
+        return cls._joined(
+            [
+                {name: getattr(index, name) for name in names}
+                | {plural: getattr(index, plural) for plural in _TEXTS}
+                for index in indices
+            ]
+        )
+
+    @classmethod
+    def _joined(cls, parts: Sequence[dict[str, Any]]) -> StoreIndex:
+        columns: dict[str, Any] = {
+            name: np.concatenate([np.zeros(0, dtype), *(part[name] for part in parts)])
+            for name, dtype in _NUMBERS.items()
+        }
+        for plural, name in _TEXTS.items():
+            codes: dict[str, int] = {}
+            recoded = [np.zeros(0, np.int64)]
+            for part in parts:
+                own = [codes.setdefault(text, len(codes)) for text in part[plural]]
+                recoded.append(np.array(own, dtype=np.int64)[part[name]])
+            columns |= {name: np.concatenate(recoded), plural: tuple(codes)}
+        return cls(**columns)
+
+    @property
+    def unlearnable(self) -> str:
+        """How many trajectories no learner takes, by the reason."""
+        outcomes = (self.length == 0) & ~self.faulted
+        reasons = {
+            "outcome records, which tell no steps": outcomes,
+            "faulted": self.faulted,
+            "of validation or test tasks": ~self.is_train & ~self.faulted & ~outcomes,
+        }
+        counts = (f"{int(mask.sum())} {reason}" for reason, mask in reasons.items() if mask.any())
+        return ", ".join(counts) or "none"
 
     def success_table(self) -> dict[tuple[str, str], tuple[int, int]]:
         """Per (family, behaviour id): successes and trajectories, faulted ones left out."""
@@ -105,16 +138,27 @@ class StoreIndex:
         return result
 
 
-def _codes(table: pa.Table, name: str) -> tuple[Codes, tuple[str, ...]]:
-    encoded = table[name].combine_chunks().dictionary_encode()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.combine_chunks()
-    names = tuple(str(value) for value in encoded.dictionary.to_pylist())
-    return _numbers(encoded.indices, np.int64), names
-
-
-def _equal(table: pa.Table, name: str, value: str) -> Mask:
-    return _numbers(pc.equal(table[name], value).fill_null(False), np.bool_)
+def _part(table: pa.Table) -> dict[str, Any]:
+    """The columns of one table, and the names that its codes stand for."""
+    truncation = table["truncation"]
+    part = {
+        "returns": _numbers(table["total_return"], np.float64),
+        "success": _numbers(table["success"], np.bool_),
+        "length": _numbers(table["length"], np.int64),
+        "attempt": _numbers(table["attempt"], np.int64),
+        "policy_version": _numbers(table["policy_version"].fill_null(-1), np.int64),
+        "truncated": _numbers(truncation.is_valid(), np.bool_),
+        "faulted": _numbers(pc.equal(truncation, "fault").fill_null(False), np.bool_),
+        "is_train": _numbers(pc.equal(table["split"], "train").fill_null(False), np.bool_),
+    }
+    for plural, name in _TEXTS.items():
+        column = "behaviour_id" if name == "behaviour" else name
+        encoded = table[column].combine_chunks().dictionary_encode()
+        if isinstance(encoded, pa.ChunkedArray):
+            encoded = encoded.combine_chunks()
+        part[name] = _numbers(encoded.indices, np.int64)
+        part[plural] = tuple(map(str, encoded.dictionary.to_pylist()))
+    return part
 
 
 def _numbers(column: Any, dtype: type[np.generic]) -> npt.NDArray[Any]:

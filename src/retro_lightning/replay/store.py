@@ -4,51 +4,43 @@ A store is a folder. A shard is published by two renames: first the data, then i
 it counts from the moment the record stands under its name and the folder is synced. What a killed
 writer leaves behind is a file without a record, which nobody reads. Shards are never changed, and
 there is no other file that would be: any number of processes may write and read at once.
+
+A shard that is damaged is named in a warning and left out; the rest is served. Small shards are
+merged by publishing a new one that names those it replaces (``compaction``).
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import os
-import re
-import uuid
+import warnings
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from retro_lightning.replay import compaction
+from retro_lightning.replay.arrays import ShardArrays, TrainingArrays
 from retro_lightning.replay.index import INDEX_SCHEMA, StoreIndex
-from retro_lightning.replay.records import SCHEMA, decode, encode
-from retro_lightning.trajectory import SCHEMA_VERSION, Trajectory
+from retro_lightning.replay.records import SCHEMA, decode, encode, upgraded
+from retro_lightning.replay.shard import (
+    DATA,
+    RECORD,
+    NewerLayoutError,
+    ShardRecord,
+    generation,
+    publish,
+    published,
+    read_record,
+    remedy,
+    sync,
+)
+from retro_lightning.trajectory import Trajectory
 
-_DATA, _RECORD = ".arrow", ".json"
-_SET_ASIDE = "set_aside"
-_OPEN_SHARDS = 64
-_NAME = re.compile(r"\d{8}-[0-9a-f-]+")
-
-
-@dataclass(frozen=True)
-class ShardRecord:
-    """What is published with a shard.
-
-    Attributes:
-        name: Name of the shard without ending.
-        rows: Trajectories in it.
-        size: Bytes of its data file.
-        sha256: Checksum of its data file.
-        schema: Version of the record layout.
-    """
-
-    name: str
-    rows: int
-    size: int
-    sha256: str
-    schema: int
+_SET_ASIDE, _QUARANTINE = "set_aside", "quarantine"
+_OPEN_SHARDS = 256
 
 
 class ReplayStore:
@@ -60,7 +52,7 @@ class ReplayStore:
 
     Raises:
         FileNotFoundError: If it is missing and is not to be made.
-        ValueError: If a shard's data is missing, cut short, or of a newer release.
+        ValueError: If a shard is of a newer release.
     """
 
     def __init__(self, path: Path | str, *, create: bool = False) -> None:
@@ -70,13 +62,15 @@ class ReplayStore:
         if not self.path.is_dir():
             raise FileNotFoundError(
                 f"no replay store at {self.path}: give the folder of one, or make one with "
-                "`retro-lightning rollout`"
+                "`retro-lightning rollout` or `retro-lightning replay import`"
             )
-        self._open: OrderedDict[str, pa.RecordBatch] = OrderedDict()
+        self._open: OrderedDict[str, ShardArrays] = OrderedDict()
         self._verified: set[str] = set()
         self._last_number = -1
+        self._known: dict[str, ShardRecord] = {}
         self._records: list[ShardRecord] = []
         self._starts = np.zeros(1, dtype=np.int64)
+        self.damaged: dict[str, str] = {}
         self.refresh()
 
     def __len__(self) -> int:
@@ -92,85 +86,129 @@ class ReplayStore:
         time give the same order in every rerun, whoever is faster.
 
         Returns:
-            The shard's name, to be found in ``snapshot`` after a ``refresh``.
+            The shard's name, to be found in ``snapshot`` after a ``refresh``, unless it has been
+            merged with others by then.
 
         Raises:
             ValueError: If there are none.
+            OSError: If the folder cannot be written.
         """
         if not trajectories:
             raise ValueError("cannot append a shard of no trajectories")
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, SCHEMA) as writer:
-            writer.write_batch(encode(trajectories))
-        data = sink.getvalue()
-        digest = hashlib.sha256(data).hexdigest()
-        record = {
-            "rows": len(trajectories),
-            "size": data.size,
-            "sha256": digest,
-            "schema": SCHEMA_VERSION,
-        }
-        self._last_number = max([self._last_number, *map(_number, self.snapshot())]) + 1
-        name = f"{self._last_number:08d}-{digest[:8]}-{uuid.uuid4().hex[:8]}"
-        _publish(self.path / f"{name}{_DATA}", data)
-        _publish(self.path / f"{name}{_RECORD}", json.dumps(record).encode())
+        self._last_number += 1
+        name = publish(self.path, self._last_number, [encode(trajectories)], [])
+        compaction.after_append(self.path)
         return name
+
+    def adopt(self, batches: Sequence[pa.RecordBatch]) -> str:
+        """Publish rows of other stores as one shard; see ``append``."""
+        self._last_number += 1
+        whole = pa.Table.from_batches(list(batches), SCHEMA).combine_chunks().to_batches()
+        return publish(self.path, self._last_number, whole, [])
 
     # ------------------------------------------------------------------ generations
     def refresh(self) -> None:
-        """See what has been published since."""
-        self._records = [self._record(name) for name in self._published()]
+        """See what has been published since; name shards that have been damaged since."""
+        found: dict[str, ShardRecord] = {}
+        damaged: dict[str, str] = {}
+        for name in published(self.path):
+            try:
+                found[name] = read_record(self.path, name, self._known.get(name))
+            except FileNotFoundError:  # another process has moved it
+                continue
+            except NewerLayoutError:
+                raise
+            except ValueError as error:
+                damaged[name] = str(error)
+        replaced = {name for record in found.values() for name in record.replaces}
+        self._known = found
+        self._records = generation(found.values())
         self._starts = np.cumsum([0, *(record.rows for record in self._records)])
         self._index: StoreIndex | None = None
+        numbers = [record.number for record in found.values()]
+        self._last_number = max([self._last_number, *numbers])
+        previous, self.damaged = (
+            self.damaged,
+            {name: sentence for name, sentence in damaged.items() if name not in replaced},
+        )
+        for name in self.damaged.keys() - previous.keys():
+            warnings.warn(f"left out: {self.damaged[name]}", stacklevel=2)
 
     def snapshot(self) -> tuple[str, ...]:
-        """Names of the published shards, sorted: a generation of the store."""
+        """Names of the shards that are read, in order: a generation of the store."""
         return tuple(record.name for record in self._records)
 
     def restore(self, snapshot: Iterable[str]) -> None:
         """Return to a generation: newer shards are moved to ``set_aside/``, never read again.
 
-        Several processes may return to the same generation at once.
+        A compaction of nothing but the generation's shards may stand in for them: its rows are the
+        same, in the same order. Several processes may return to the same generation at once.
 
         Raises:
-            ValueError: If a shard of the snapshot is missing.
+            ValueError: If a shard of the snapshot is missing or damaged.
         """
+        self.refresh()
         wanted = set(snapshot)
-        present = set(self._published())
-        missing = sorted(wanted - present)
-        if missing:
+        originals = {name for name in wanted if name not in self._known}
+        for name in wanted & self._known.keys():
+            originals |= self._known[name].originals
+        kept = {
+            name
+            for name, record in self._known.items()
+            if name in wanted or record.originals <= originals
+        }
+        held = {name for each in kept for name in self._known[each].originals}
+        for name in sorted(wanted - kept - held):
+            if name in self.damaged:
+                raise ValueError(f"the checkpoint's snapshot needs a shard: {self.damaged[name]}")
             raise ValueError(
-                f"replay store {self.path}: shard {missing[0]} of the checkpoint's snapshot is "
+                f"replay store {self.path}: shard {name} of the checkpoint's snapshot is "
                 "missing; restore the folder or start the run anew under another name"
             )
-        for name in sorted(present - wanted):
-            aside = self.path / _SET_ASIDE
-            aside.mkdir(exist_ok=True)
-            for ending in (_RECORD, _DATA):  # without its record a shard is unpublished
-                with contextlib.suppress(FileNotFoundError):  # another process moved it
-                    (self.path / f"{name}{ending}").replace(aside / f"{name}{ending}")
+        for name in sorted((self._known.keys() | self.damaged.keys()) - kept):
+            self._move(name, _SET_ASIDE)
         self._last_number = -1
         self.refresh()
 
     def verify(self) -> list[str]:
         """Compare every shard with its checksum; one sentence per damaged shard."""
-        damaged = []
+        damaged = dict(self.damaged)
         for record in self._records:
             try:
                 self._verify(record)
             except ValueError as error:
-                damaged.append(str(error))
-        return damaged
+                damaged[record.name] = str(error)
+        return [damaged[name] for name in sorted(damaged)]
+
+    def quarantine(self) -> list[str]:
+        """Move damaged shards to ``quarantine/``, where nobody reads them; their sentences."""
+        sentences = []
+        for name in sorted({*self.damaged, *(record.name for record in self._records)}):
+            try:
+                self._verify(read_record(self.path, name))
+            except ValueError as error:
+                sentences.append(str(error))
+                self._move(name, _QUARANTINE)
+        self.refresh()
+        return sentences
+
+    def compact(self, *, purge: bool = False) -> compaction.Compaction:
+        """Merge small shards, bring old ones up to the present layout; rows and order stay.
+
+        Args:
+            purge: Delete the shards that have been replaced. Checkpoints that name only some of
+                them, and readers that have not opened them yet, lose them.
+        """
+        done = compaction.compact(self.path, purge=purge)
+        self.refresh()
+        return done
 
     # ------------------------------------------------------------------ reading
     @property
     def index(self) -> StoreIndex:
         """The index columns of all trajectories."""
         if self._index is None:
-            tables = [self._index_columns(record) for record in self._records]
-            self._index = StoreIndex.from_table(
-                pa.concat_tables(tables) if tables else INDEX_SCHEMA.empty_table()
-            )
+            self._index = StoreIndex.from_tables(map(self._index_columns, self._records))
         return self._index
 
     def read(self, rows: Sequence[int]) -> list[Trajectory]:
@@ -182,99 +220,105 @@ class ReplayStore:
             IndexError: If there is no such row.
             ValueError: If a shard is damaged.
         """
+        found: dict[int, Trajectory] = {}
+        for shard, places, inside in self._places(rows):
+            taken = shard.batch.take(pa.array(inside))
+            found.update(zip(places.tolist(), decode(taken), strict=True))
+        return [found[place] for place in range(len(rows))]
+
+    def arrays(self, rows: Sequence[int]) -> TrainingArrays:
+        """Tokens, masks, rewards and log-probabilities of rows, without making records of them.
+
+        Raises:
+            IndexError: If there is no such row.
+            ValueError: If a shard is damaged.
+        """
+        parts = [(shard, places, inside) for shard, places, inside in self._places(rows)]
+        return TrainingArrays.gather(len(rows), parts)
+
+    def columns(self, names: Sequence[str]) -> pa.Table:
+        """Top-level columns of all trajectories, in the order of the index."""
+        schema = pa.schema([SCHEMA.field(name) for name in names])
+        parts = [
+            upgraded(self._shard(record).batch).select(list(names)) for record in self._records
+        ]
+        return pa.Table.from_batches(parts, schema=schema)
+
+    def batches(self, damaged: list[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Whole shards, in order, with the row each begins at; for work on the whole store.
+
+        Args:
+            damaged: Gets a sentence for every shard that is damaged and therefore left out.
+        """
+        for record, start in zip(self._records, self._starts.tolist(), strict=False):
+            try:
+                self._check(record)
+                yield start, upgraded(self._mapped(record))
+            except ValueError as error:
+                damaged.append(str(error))
+
+    def _places(self, rows: Sequence[int]) -> Iterator[tuple[ShardArrays, np.ndarray, np.ndarray]]:
+        """Per shard concerned: the shard, places in ``rows``, and rows inside the shard."""
         wanted = np.asarray(rows, dtype=np.int64)
         for row in wanted[(wanted < 0) | (wanted >= len(self))].tolist():
             raise IndexError(f"replay store {self.path} has no row {row}, only {len(self)}")
         shards = np.searchsorted(self._starts, wanted, side="right") - 1
-        found: dict[int, Trajectory] = {}
-        for shard in np.unique(shards).tolist():
-            record = self._records[shard]
-            if record.name not in self._verified:
-                self._verify(record)
-            places = np.flatnonzero(shards == shard)
-            taken = self._batch(record).take(pa.array(wanted[places] - self._starts[shard]))
-            found.update(zip(places.tolist(), decode(taken), strict=True))
-        return [found[place] for place in range(len(wanted))]
+        for number in np.unique(shards).tolist():
+            record = self._records[number]
+            self._check(record)
+            places = np.flatnonzero(shards == number)
+            yield self._shard(record), places, wanted[places] - self._starts[number]
 
-    def _published(self) -> list[str]:
-        records = self.path.glob(f"*{_RECORD}")
-        return sorted(path.stem for path in records if _NAME.fullmatch(path.stem))
-
-    def _record(self, name: str) -> ShardRecord:
-        path = self.path / f"{name}{_RECORD}"
-        try:
-            record = ShardRecord(name=name, **json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise ValueError(
-                f"checksum record {path} is damaged: {error}; restore it from a backup, or move "
-                "the shard and its record out of the store to go on without it"
-            ) from None
-        if record.schema > SCHEMA_VERSION:
-            raise ValueError(f"shard {path} was written by a newer release: upgrade this one")
-        data = path.with_suffix(_DATA)
-        size = data.stat().st_size if data.exists() else 0
-        if size != record.size:
-            raise ValueError(
-                f"shard {data} has {size} bytes, {record.size} were published: restore it from a "
-                "backup, or move it and its record out of the store to go on without it"
-            )
-        return record
+    # ------------------------------------------------------------------ shards
+    def _check(self, record: ShardRecord) -> None:
+        if record.name not in self._verified:
+            self._verify(record)
 
     def _verify(self, record: ShardRecord) -> None:
-        file = self.path / f"{record.name}{_DATA}"
+        file = self.path / f"{record.name}{DATA}"
         with file.open("rb") as data:
             digest = hashlib.file_digest(data, "sha256").hexdigest()
         if digest != record.sha256:
-            raise _damaged(file, "its content does not match its checksum")
+            raise self._damaged(record, "its content does not match its checksum")
         self._verified.add(record.name)
 
     def _index_columns(self, record: ShardRecord) -> pa.Table:
-        columns = pa.Table.from_batches([self._batch(record).select(INDEX_SCHEMA.names)])
+        batch = self._mapped(record)
+        columns = pa.Table.from_batches([batch.select(INDEX_SCHEMA.names)])
         try:
             columns.validate(full=True)
         except pa.ArrowInvalid as error:
-            raise _damaged(self.path / f"{record.name}{_DATA}", str(error)) from None
+            raise self._damaged(record, str(error)) from None
         return columns.cast(INDEX_SCHEMA)
 
-    def _batch(self, record: ShardRecord) -> pa.RecordBatch:
+    def _shard(self, record: ShardRecord) -> ShardArrays:
         """The shard's rows, mapped into memory; the least recently used mapping is closed."""
-        batch = self._open.pop(record.name, None)
-        if batch is None:
-            file = self.path / f"{record.name}{_DATA}"
-            try:
-                batch = pa.ipc.open_file(pa.memory_map(str(file))).get_batch(0)
-            except (pa.ArrowInvalid, OSError) as error:
-                raise _damaged(file, str(error)) from None
+        shard = self._open.pop(record.name, None)
+        if shard is None:
+            shard = ShardArrays(self._mapped(record))
             if len(self._open) >= _OPEN_SHARDS:
                 self._open.popitem(last=False)
-        self._open[record.name] = batch
+        self._open[record.name] = shard
+        return shard
+
+    def _mapped(self, record: ShardRecord) -> pa.RecordBatch:
+        file = self.path / f"{record.name}{DATA}"
+        try:
+            batch = pa.ipc.open_file(pa.memory_map(str(file))).get_batch(0)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise self._damaged(record, str(error)) from None
+        if len(batch) != record.rows:
+            raise self._damaged(record, f"{len(batch)} rows, {record.rows} were published")
         return batch
 
+    def _damaged(self, record: ShardRecord, reason: str) -> ValueError:
+        file = self.path / f"{record.name}{DATA}"
+        return ValueError(f"shard {file} is damaged ({reason}): {remedy(self.path)}")
 
-def _number(name: str) -> int:
-    return int(name.split("-")[0])
-
-
-def _damaged(file: Path, reason: str) -> ValueError:
-    return ValueError(
-        f"shard {file} is damaged ({reason}): restore it from a backup, or move it and its record "
-        "out of the store to go on without it"
-    )
-
-
-def _publish(path: Path, data: bytes | pa.Buffer) -> None:
-    """Write a file under a temporary name, sync it, give it its name, sync the folder."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    def _move(self, name: str, folder: str) -> None:
+        aside = self.path / folder
+        aside.mkdir(exist_ok=True)
+        for ending in (RECORD, DATA):  # without its record a shard is unpublished
+            with contextlib.suppress(FileNotFoundError):  # another process moved it
+                (self.path / f"{name}{ending}").replace(aside / f"{name}{ending}")
+        sync(self.path)

@@ -151,8 +151,9 @@ class ReplayDataModule(L.LightningDataModule):
         self._begun = False
         if stage == "fit" and not self.memory.learnable.any():
             raise ValueError(
-                f"the history {path} holds no learnable trajectory of a training task: make or "
-                "import one first"
+                f"the history {path} holds no learnable trajectory of a training task (of its "
+                f"{len(self.memory.index)}, {self.memory.index.unlearnable}): make or import one "
+                "first"
             )
 
     def read_as(self, policy: Policy) -> None:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from retro_lightning.replay import shard as shard_module
 from retro_lightning.replay import store as store_module
 from retro_lightning.replay.store import ReplayStore
 from retro_lightning.trajectory import Trajectory
@@ -37,6 +38,12 @@ def filled(path: Path, *sizes: int) -> tuple[ReplayStore, list[Trajectory]]:
 
 def data_file(store: ReplayStore, name: str) -> Path:
     return store.path / f"{name}.arrow"
+
+
+def flip(file: Path, position: float) -> None:
+    data = bytearray(file.read_bytes())
+    data[int(position * len(data))] ^= 4
+    file.write_bytes(data)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -134,10 +141,12 @@ def test_restore_sets_newer_shards_aside_for_good(tmp_path: Path) -> None:
 def test_processes_may_restore_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, made = filled(tmp_path, 1, 1, 1)
     snapshot, other = store.snapshot()[:1], ReplayStore(tmp_path)
-    calls = iter([other._published(), list(snapshot)])  # the first listing is out of date
-    monkeypatch.setattr(other, "_published", lambda: next(calls))
+    listings = iter([list(store.snapshot()), list(snapshot)])  # the first one is out of date
     store.restore(snapshot)
-    other.restore(snapshot)
+    with monkeypatch.context() as patched:
+        patched.setattr(store_module, "published", lambda _: next(listings))
+        patched.setattr(store_module, "read_record", lambda _, name, known: known)
+        other.restore(snapshot)
     assert other.read([0]) == store.read([0]) == made[:1]
 
 
@@ -191,8 +200,8 @@ def test_a_write_that_fails_leaves_no_file(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(store_module.os, "fsync", full)
-        with pytest.raises(OSError, match="No space left"):
+        patched.setattr(shard_module.os, "fsync", full)
+        with pytest.raises(OSError, match=r"cannot be written \(No space left.*free space"):
             store.append(trajectories(1))
     assert sorted(tmp_path.iterdir()) == before
 
@@ -210,9 +219,7 @@ def test_a_flipped_bit_is_named(tmp_path: Path, position: float) -> None:
     store, made = filled(tmp_path, 3, 3)
     name = store.snapshot()[1]
     file = data_file(store, name)
-    data = bytearray(file.read_bytes())
-    data[int(position * len(data))] ^= 4
-    file.write_bytes(data)
+    flip(file, position)
     (sentence,) = ReplayStore(tmp_path).verify()
     assert str(file) in sentence
     assert ReplayStore(tmp_path).read([0, 1, 2]) == made[:3]
@@ -220,25 +227,56 @@ def test_a_flipped_bit_is_named(tmp_path: Path, position: float) -> None:
         ReplayStore(tmp_path).read([4])
 
 
-def test_a_truncated_shard_is_named(tmp_path: Path) -> None:
-    store, _ = filled(tmp_path, 3)
-    file = data_file(store, store.snapshot()[0])
-    file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=rf"{file.name} has .* bytes, .* were published"):
-        ReplayStore(tmp_path)
-    file.unlink()
-    with pytest.raises(ValueError, match="has 0 bytes"):
-        ReplayStore(tmp_path)
+@pytest.mark.filterwarnings("ignore:left out")
+@pytest.mark.parametrize("cut", [100, None])
+def test_a_truncated_shard_is_named_and_the_rest_served(tmp_path: Path, cut: int | None) -> None:
+    store, made = filled(tmp_path, 3, 2, 1)
+    snapshot = store.snapshot()
+    file = data_file(store, snapshot[1])
+    if cut is None:
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-cut])
+    with pytest.warns(UserWarning, match=rf"left out: shard .*{file.name} has .* were published"):
+        damaged = ReplayStore(tmp_path)
+    assert damaged.read(range(4)) == [*made[:3], made[5]]
+    assert len(damaged.index) == 4
+    (sentence,) = damaged.verify()
+    assert file.name in sentence
+    with pytest.raises(ValueError, match=rf"snapshot needs a shard: .*{file.name} has"):
+        damaged.restore(snapshot)
+    assert len(ReplayStore(tmp_path)) == 4  # refused before anything was moved
+    damaged.append(made[3:5])
+    damaged.refresh()
+    assert damaged.read(range(6)) == [*made[:3], made[5], *made[3:5]]
 
 
-def test_a_damaged_record_and_a_newer_layout_are_named(tmp_path: Path) -> None:
+def test_quarantine_moves_what_is_damaged_out_of_the_way(tmp_path: Path) -> None:
+    store, made = filled(tmp_path, 2, 2, 2)
+    names = store.snapshot()
+    flip(data_file(store, names[0]), 0.5)
+    (tmp_path / f"{names[2]}.json").write_text("{}")
+    with pytest.warns(UserWarning, match="left out: checksum record"):
+        damaged = ReplayStore(tmp_path)
+    assert len(damaged.verify()) == 2
+    sentences = damaged.quarantine()
+    assert [name for name in names for s in sentences if name in s] == [names[0], names[2]]
+    assert damaged.read(range(2)) == made[2:4]
+    after = ReplayStore(tmp_path)
+    assert (after.verify(), after.snapshot()) == ([], (names[1],))
+    moved = {path.name for path in (tmp_path / "quarantine").iterdir()}
+    assert moved == {f"{name}{end}" for name in names[::2] for end in (".arrow", ".json")}
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+def test_a_damaged_record_is_named_and_a_newer_layout_refused(tmp_path: Path) -> None:
     store, _ = filled(tmp_path, 1)
     record = tmp_path / f"{store.snapshot()[0]}.json"
     text = record.read_text()
     for damaged in ("", "[]", "{}", text[:-3]):
         record.write_text(damaged)
-        with pytest.raises(ValueError, match=rf"checksum record .*{record.name} is damaged"):
-            ReplayStore(tmp_path)
+        (sentence,) = ReplayStore(tmp_path).damaged.values()
+        assert f"{record.name} is damaged" in sentence
     record.write_text(json.dumps({**json.loads(text), "schema": 99}))
     with pytest.raises(ValueError, match="newer release"):
         ReplayStore(tmp_path)

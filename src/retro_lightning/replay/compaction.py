@@ -1,0 +1,142 @@
+"""Behaviour half: merges small shards into one that names those it replaces.
+
+The new shard has the rows of the old ones in their order, and their place among the others. It is
+published like any shard, and counts instead of them from that moment: a kill before leaves the old,
+a kill after the new. The old ones stay until they are purged, because checkpoints and readers may
+name them. One compaction works on a store at a time; appending goes on meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from retro_lightning.replay.lock import locked
+from retro_lightning.replay.records import SCHEMA, upgraded
+from retro_lightning.replay.shard import (
+    DATA,
+    RECORD,
+    ShardRecord,
+    generation,
+    publish,
+    published,
+    read_record,
+    sync,
+)
+from retro_lightning.trajectory import SCHEMA_VERSION
+
+_SMALL_ROWS, _SMALL_BYTES = 2048, 16 * 2**20
+_LARGE_ROWS, _LARGE_BYTES = 8192, 64 * 2**20
+_MANY = 64
+"""Small shards in a row after which ``append`` merges them."""
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """What a compaction did.
+
+    Attributes:
+        before: Shards that were read before.
+        after: Shards that are read now.
+        replaced: Shards that are no longer read, but still there.
+        replaced_bytes: What they take on disk.
+        purged: Shards that were deleted.
+    """
+
+    before: int
+    after: int
+    replaced: int
+    replaced_bytes: int
+    purged: int
+
+
+def compact(folder: Path, *, purge: bool) -> Compaction:
+    """Merge small shards in a row, and rewrite those of an older layout.
+
+    Args:
+        folder: The store.
+        purge: Delete what has been replaced, now or earlier.
+
+    Raises:
+        ValueError: If another compaction or an import is at work, or a shard is damaged.
+    """
+    with locked(folder, "compaction"):
+        before = generation(_records(folder))
+        for group in _groups(before):
+            _merge(folder, group)
+        records = _records(folder)
+        after = generation(records)
+        old = [record for record in records if record not in after]
+        if purge:
+            for record in old:
+                (folder / f"{record.name}{RECORD}").unlink(missing_ok=True)
+            sync(folder)
+            for record in old:
+                (folder / f"{record.name}{DATA}").unlink(missing_ok=True)
+        left = [] if purge else old
+        return Compaction(
+            before=len(before),
+            after=len(after),
+            replaced=len(left),
+            replaced_bytes=sum(record.size for record in left),
+            purged=len(old) - len(left),
+        )
+
+
+def after_append(folder: Path) -> None:
+    """Merge the last shards once many small ones have come together; never wait for a lock."""
+    names = published(folder)
+    if len(names) % _MANY:  # a cheap look, and seldom more
+        return
+    records = generation(_records(folder))
+    tail = next((n for n, r in enumerate(reversed(records)) if not _small(r)), len(records))
+    if tail >= _MANY:
+        with contextlib.suppress(ValueError, OSError), locked(folder, "compaction"):
+            for group in _groups(generation(_records(folder))):
+                _merge(folder, group)
+
+
+def _records(folder: Path) -> list[ShardRecord]:
+    """Records of the undamaged shards."""
+    records = []
+    for name in published(folder):
+        with contextlib.suppress(ValueError, FileNotFoundError):
+            records.append(read_record(folder, name))
+    return records
+
+
+def _small(record: ShardRecord) -> bool:
+    return record.rows < _SMALL_ROWS and record.size < _SMALL_BYTES
+
+
+def _groups(records: list[ShardRecord]) -> Iterator[list[ShardRecord]]:
+    """Small shards in a row, up to the size of a large one; old layouts also on their own."""
+    group: list[ShardRecord] = []
+    for record in [*records, None]:
+        rows = sum(shard.rows for shard in group)
+        size = sum(shard.size for shard in group)
+        full = rows >= _LARGE_ROWS or size >= _LARGE_BYTES
+        if group and (record is None or not _small(record) or full):
+            if len(group) > 1 or group[0].schema < SCHEMA_VERSION:
+                yield group
+            group = []
+        if record is not None and _small(record):
+            group.append(record)
+        elif record is not None and record.schema < SCHEMA_VERSION:
+            yield [record]
+
+
+def _merge(folder: Path, group: list[ShardRecord]) -> None:
+    batches = []
+    for record in group:
+        file = folder / f"{record.name}{DATA}"
+        try:
+            batches.append(upgraded(pa.ipc.open_file(pa.memory_map(str(file))).get_batch(0)))
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"shard {file} is damaged ({error}): see `replay verify`") from None
+    whole = pa.Table.from_batches(batches, SCHEMA).combine_chunks().to_batches()
+    publish(folder, group[0].number, whole, group)

@@ -1,0 +1,195 @@
+"""Data half: a shard's record, its place among the others, and how files are published.
+
+A compaction shard's name ends in ``-c``; its record names the shards that it replaces and the place
+in the order that was theirs. Whatever a store's folder holds, ``generation`` says what is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from retro_lightning.replay.records import SCHEMA
+from retro_lightning.trajectory import SCHEMA_VERSION
+
+DATA, RECORD = ".arrow", ".json"
+_NAME = re.compile(r"\d{8}-[0-9a-f-]+")
+_COMPACTED = "-c"
+
+
+class NewerLayoutError(ValueError):
+    """A shard that only a newer release can read."""
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """What is published with a shard.
+
+    Attributes:
+        name: Name of the shard without ending.
+        rows: Trajectories in it.
+        size: Bytes of its data file.
+        sha256: Checksum of its data file.
+        schema: Version of the record layout.
+        place: Name whose place in the order it has; None = its own.
+        replaces: Shards whose rows it holds, and earlier compactions of them.
+    """
+
+    name: str
+    rows: int
+    size: int
+    sha256: str
+    schema: int
+    place: str | None = None
+    replaces: tuple[str, ...] = ()
+
+    @property
+    def order(self) -> str:
+        """What shards are sorted by."""
+        return self.place or self.name
+
+    @property
+    def number(self) -> int:
+        """Number in the name."""
+        return int(self.name.split("-")[0])
+
+    @property
+    def originals(self) -> frozenset[str]:
+        """The shards, as they were appended, whose rows it holds."""
+        if not self.replaces:
+            return frozenset((self.name,))
+        return frozenset(name for name in self.replaces if not name.endswith(_COMPACTED))
+
+
+def published(folder: Path) -> list[str]:
+    """Names of the shards that have a record, sorted."""
+    records = folder.glob(f"*{RECORD}")
+    return sorted(path.stem for path in records if _NAME.fullmatch(path.stem))
+
+
+def read_record(folder: Path, name: str, known: ShardRecord | None = None) -> ShardRecord:
+    """The record of a published shard, whose data file has the size it was published with.
+
+    Args:
+        folder: The store.
+        name: Name of the shard.
+        known: The record as read before; records never change.
+
+    Raises:
+        ValueError: If record or data are damaged; the message says which.
+        NewerLayoutError: If the shard was written by a newer release.
+    """
+    record = _parsed(folder, name) if known is None else known
+    data = folder / f"{name}{DATA}"
+    size = data.stat().st_size if data.exists() else 0
+    if size != record.size:
+        raise ValueError(
+            f"shard {data} has {size} bytes, {record.size} were published: {remedy(folder)}"
+        )
+    return record
+
+
+def _parsed(folder: Path, name: str) -> ShardRecord:
+    path = folder / f"{name}{RECORD}"
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        replaces = tuple(values.pop("replaces", ()))
+        record = ShardRecord(name=name, replaces=replaces, **values)
+        if not all(isinstance(n, int) for n in (record.rows, record.size, record.schema)):
+            raise TypeError("rows, size and schema must be whole numbers")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"checksum record {path} is damaged: {error}; {remedy(folder)}") from None
+    if record.schema > SCHEMA_VERSION:
+        raise NewerLayoutError(f"shard {path} was written by a newer release: upgrade this one")
+    return record
+
+
+def generation(records: Iterable[ShardRecord]) -> list[ShardRecord]:
+    """The shards that are read, in order: all that no other one replaces."""
+    records = list(records)
+    replaced = {name for record in records for name in record.replaces}
+    return sorted((r for r in records if r.name not in replaced), key=lambda r: r.order)
+
+
+def publish(
+    folder: Path, number: int, batches: Iterable[pa.RecordBatch], replaced: list[ShardRecord]
+) -> str:
+    """Publish rows as one shard; when this returns they are on disk.
+
+    Args:
+        folder: The store.
+        number: First part of the name.
+        batches: The rows; one batch in a shard.
+        replaced: Shards whose rows these are, in order; none = new rows.
+
+    Returns:
+        The shard's name.
+
+    Raises:
+        OSError: If the folder cannot be written; the message says what to do.
+    """
+    sink = pa.BufferOutputStream()
+    rows = 0
+    with pa.ipc.new_file(sink, SCHEMA) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+            rows += len(batch)
+    data = sink.getvalue()
+    digest = hashlib.sha256(data).hexdigest()
+    record: dict[str, Any] = {"rows": rows, "size": data.size, "sha256": digest}
+    record["schema"] = SCHEMA_VERSION
+    name = f"{number:08d}-{digest[:8]}-{uuid.uuid4().hex[:8]}"
+    if replaced:
+        name += _COMPACTED
+        names = {shard.name for shard in replaced} | {n for s in replaced for n in s.replaces}
+        record |= {"place": replaced[0].order, "replaces": sorted(names)}
+    try:
+        _write(folder / f"{name}{DATA}", data)
+        _write(folder / f"{name}{RECORD}", json.dumps(record).encode())
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"replay store {folder} cannot be written ({error.strerror}), and these {rows} "
+            "trajectories are not in it: free space, or give a folder that you may write to",
+        ) from error
+    return name
+
+
+def remedy(folder: Path) -> str:
+    """What to do about a damaged shard."""
+    return (
+        "restore it from a backup, or go on without it: "
+        f"`retro-lightning replay verify --store {folder} --quarantine`"
+    )
+
+
+def _write(path: Path, data: bytes | pa.Buffer) -> None:
+    """Write a file under a temporary name, sync it, give it its name, sync the folder."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def sync(folder: Path) -> None:
+    """Have the folder's own list of files on disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
