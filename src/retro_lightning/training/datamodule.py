@@ -161,7 +161,10 @@ class ReplayDataModule(L.LightningDataModule):
         if self._needs_history():
             length = min(self.context, policy.transcript.max_length)
             self.memory.transcript = Transcript(
-                policy.tokenizer, max_length=length, distribution=policy.distribution
+                policy.tokenizer,
+                max_length=length,
+                distribution=policy.distribution,
+                trained=policy.transcript.trained,
             )
 
     def begin_fit(self) -> None:

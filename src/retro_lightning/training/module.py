@@ -24,7 +24,9 @@ from retro_lightning.policy.batch import Batch
 from retro_lightning.policy.conditioning import TaskConditioning
 from retro_lightning.policy.language_model import LanguageModelSource
 from retro_lightning.policy.policy import Policy
+from retro_lightning.policy.text import TextSampling
 from retro_lightning.policy.value_head import ValueHeadSettings
+from retro_lightning.policy.written import Trained
 from retro_lightning.training.credit_inputs import credit_inputs
 from retro_lightning.training.phases import Phase, check_phases
 from retro_lightning.training.trials import count_over_processes, try_tasks
@@ -47,6 +49,10 @@ class PolicyGradientModule(L.LightningModule):
             always stands: a soft prompt; None = nothing. An ``initial_policy`` keeps its own.
         distribution: Distribution over valid actions; None = trie-constrained, or what an
             ``initial_policy`` was saved with.
+        text: How free text (actions that are not chosen from a list, thoughts) is sampled; None =
+            the defaults, or what an ``initial_policy`` was saved with.
+        trained: Which parts of a step are learnt from: ``all``, the ``action`` or the ``thought``;
+            None = all, or what an ``initial_policy`` was saved with.
         optimizer: Optimiser class with its arguments, learning rate included.
         warmup_steps: Optimiser steps over which the learning rate rises from 0 to its full value.
         decay_from: Share of all optimiser steps, in [0, 1], after which the learning rate falls
@@ -66,6 +72,8 @@ class PolicyGradientModule(L.LightningModule):
         value_head: ValueHeadSettings | None = None,
         conditioning: TaskConditioning | None = None,
         distribution: ActionDistribution | None = None,
+        text: TextSampling | None = None,
+        trained: Trained | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         warmup_steps: int = 50,
         decay_from: float = 1.0,
@@ -86,6 +94,7 @@ class PolicyGradientModule(L.LightningModule):
         self.baseline = baseline
         self.value_head = value_head if value_head is not None else ValueHeadSettings()
         self.conditioning, self.distribution = conditioning, distribution
+        self.text, self.trained = text, trained
         self.optimizer = optimizer
         self.warmup_steps = warmup_steps
         self.decay_from = decay_from
@@ -103,7 +112,12 @@ class PolicyGradientModule(L.LightningModule):
     def configure_model(self) -> None:
         """Build the policy from the datamodule's tokenizer, or load ``initial_policy``."""
         if self.policy is None and self.initial_policy is not None:
-            self.policy = Policy.load(Path(self.initial_policy), distribution=self.distribution)
+            self.policy = Policy.load(
+                Path(self.initial_policy),
+                distribution=self.distribution,
+                text=self.text,
+                trained=self.trained,
+            )
         elif self.policy is None:
             self.policy = Policy.build(
                 self.language_model,
@@ -111,6 +125,8 @@ class PolicyGradientModule(L.LightningModule):
                 value_head=self.value_head,
                 conditioning=self.conditioning,
                 distribution=self.distribution,
+                text=self.text,
+                trained=self.trained or "all",
                 seed=self.seed,
             )
         self._data.read_as(self.policy)
