@@ -35,7 +35,7 @@ from retro_lightning.credit.objective import (
     returns_and_advantages,
     value_term,
 )
-from retro_lightning.credit.returns import advantage_moments, advantage_std
+from retro_lightning.credit.scales import advantage_moments, advantage_std
 from retro_lightning.credit.terms import CreditInputs, LossTerms
 
 __all__ = [

@@ -17,7 +17,7 @@ from retro_lightning.credit.baselines import Baseline, NoBaseline
 from retro_lightning.credit.diagnostics import advantage_warning
 from retro_lightning.credit.estimators import CreditInputs, LossTerms, check_pair
 from retro_lightning.credit.objective import returns_and_advantages
-from retro_lightning.credit.returns import advantage_moments, advantage_std
+from retro_lightning.credit.scales import advantage_moments, advantage_std
 from retro_lightning.evaluation import EvaluationCounts
 from retro_lightning.policy.actions import ActionDistribution
 from retro_lightning.policy.batch import Batch

@@ -21,7 +21,7 @@ from retro_lightning.credit.estimators import (
     check_pair,
     sources,
 )
-from retro_lightning.credit.returns import advantage_moments, advantage_std
+from retro_lightning.credit.scales import advantage_moments, advantage_std
 
 Make = Callable[..., CreditInputs]
 OBJECTIVES: list[Objective] = [
