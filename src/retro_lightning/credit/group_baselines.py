@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from retro_lightning.credit.baselines import Baseline, Read, each_step
@@ -195,19 +194,3 @@ def is_aliased(visits: Sequence[Visit]) -> bool:
     """Whether the same action led two visits of an anchor to different outcomes."""
     outcomes: dict[Hashable, Hashable] = {}
     return any(outcomes.setdefault(action, came) != came for _, action, came, _ in visits)
-
-
-def zero_advantage_groups(advantages_BS: Tensor, steps_BS: Tensor, group_B: Tensor) -> Tensor:
-    """Share of a batch's groups in which every advantage is 0: they teach nothing.
-
-    Args:
-        advantages_BS: Advantages.
-        steps_BS: Mask of steps.
-        group_B: Code of each trajectory's group.
-    """
-    dead_B = (torch.where(steps_BS, advantages_BS, 0.0).abs() <= 1e-8).all(dim=1)
-    _, code_B = torch.unique(group_B, return_inverse=True)
-    alive_G = torch.zeros(int(code_B.max()) + 1, device=code_B.device).index_add(
-        0, code_B, (~dead_B).float()
-    )
-    return (alive_G == 0).float().mean()

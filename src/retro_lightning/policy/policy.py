@@ -49,12 +49,15 @@ class Evaluation:
             exact over the decision's children.
         values_BS: Value of the state before each action.
         final_values_B: Value of the state after the last action, where it is bootstrapped; else 0.
+        child_logprobs_DC: Log-probabilities of the children of every decision, -inf at padding;
+            None = the distribution makes no decisions.
     """
 
     logprobs_BS: Tensor
     entropies_BS: Tensor
     values_BS: Tensor
     final_values_B: Tensor
+    child_logprobs_DC: Tensor | None = None
 
 
 class Policy(nn.Module):
@@ -140,8 +143,9 @@ class Policy(nn.Module):
         decisions, states, finals = hidden_H.split(
             [len(batch.chosen_D), batch.steps_BS.numel(), count_B]
         )
+        child_logprobs_DC: Tensor | None = None
         if candidates is None:
-            logprobs_BS, entropies_BS = self._actions(batch, decisions)
+            logprobs_BS, entropies_BS, child_logprobs_DC = self._actions(batch, decisions)
         else:
             logprobs_BS, entropies_BS = WholeActions(self.lm).evaluate(
                 candidates, hidden_BTH, batch.steps_BS
@@ -152,6 +156,7 @@ class Policy(nn.Module):
             entropies_BS=entropies_BS,
             values_BS=values_BS.masked_fill(~batch.steps_BS, 0.0),
             final_values_B=self.value_head(finals).masked_fill(batch.final_state_B < 0, 0.0),
+            child_logprobs_DC=child_logprobs_DC,
         )
 
     def prompts(self, tasks: Sequence[Task]) -> Tensor | None:
@@ -166,7 +171,7 @@ class Policy(nn.Module):
         rows = [self.tokenizer(f"Task: {t}", add_special_tokens=False)["input_ids"] for t in texts]
         return last_hidden_states(self.lm, rows)
 
-    def _actions(self, batch: Batch, hidden_DH: Tensor) -> tuple[Tensor, Tensor]:
+    def _actions(self, batch: Batch, hidden_DH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits_DC = self.child_logits(hidden_DH, batch.vocabulary_U, batch.children_index_DC)
         logprobs_DC = log_softmax(logits_DC, batch.children_mask_DC, batch.children_prior_DC)
         chosen_D = logprobs_DC.gather(1, batch.chosen_D[:, None]).squeeze(1)
@@ -177,7 +182,8 @@ class Policy(nn.Module):
         zeros = torch.zeros(count_B * longest_S, dtype=chosen_D.dtype, device=chosen_D.device)
         logprobs = zeros.index_add(0, step_D, chosen_D)
         entropies = zeros.index_add(0, step_D, entropy_D)
-        return logprobs.view(count_B, longest_S), entropies.view(count_B, longest_S)
+        shape = count_B, longest_S
+        return logprobs.view(shape), entropies.view(shape), logprobs_DC
 
     def child_logits(self, hidden_DH: Tensor, vocabulary_U: Tensor, index_DC: Tensor) -> Tensor:
         """Logits of the children of decisions; only the tokens that occur are computed.

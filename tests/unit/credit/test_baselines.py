@@ -22,12 +22,12 @@ from retro_lightning.credit.baselines import (
     PerTask,
     ValueHeadBaseline,
 )
+from retro_lightning.credit.diagnostics import zero_advantage_groups
 from retro_lightning.credit.estimators import CreditInputs, PolicyGradient
 from retro_lightning.credit.group_baselines import (
     AnchorStates,
     GroupMean,
     LeaveOneOut,
-    zero_advantage_groups,
 )
 from retro_lightning.credit.scales import GroupScale, PerTaskScale, ReturnScale
 from retro_lightning.credit.statistics import Outcomes
