@@ -22,6 +22,7 @@ _COMMANDS = {
     "predict": "write a policy's log-probability of every stored action",
     "rollout": "collect trajectories with a policy or a scripted behaviour into a store",
     "replay": "take in, look at and hand out stored trajectories (replay --help)",
+    "bench": "measure every estimator and baseline on one stored batch (bench estimators …)",
     "play": "watch an agent step by step in the terminal, or play yourself",
 }
 _HELP = f"""\
@@ -117,6 +118,10 @@ def _command(name: str) -> Callable[[str, list[str]], object]:
         from retro_lightning.cli.replay import replay
 
         return replay
+    if name == "bench":
+        from retro_lightning.cli.bench import bench
+
+        return bench
     if name == "play":
         from retro_lightning.cli.play import play
 

@@ -53,12 +53,15 @@ class Evaluation:
             the token was sampled from, but at the places that were sampled only.
         values_BS: Value of the state before each action.
         final_values_B: Value of the state after the last action, where it is bootstrapped; else 0.
+        child_logprobs_DC: Log-probabilities of the children of every decision, -inf at padding;
+            None = the distribution makes no decisions.
     """
 
     logprobs_BS: Tensor
     entropies_BS: Tensor
     values_BS: Tensor
     final_values_B: Tensor
+    child_logprobs_DC: Tensor | None = None
 
 
 class Policy(nn.Module):
@@ -161,8 +164,9 @@ class Policy(nn.Module):
         decisions, states, finals, texts = hidden_H.split(
             [len(batch.chosen_D), batch.steps_BS.numel(), count_B, len(batch.text_token_F)]
         )
+        child_logprobs_DC: Tensor | None = None
         if candidates is None:
-            logprobs_BS, entropies_BS = self._actions(batch, decisions)
+            logprobs_BS, entropies_BS, child_logprobs_DC = self._actions(batch, decisions)
         else:
             logprobs_BS, entropies_BS = WholeActions(self.lm).evaluate(
                 candidates, hidden_BTH, batch.steps_BS
@@ -177,6 +181,7 @@ class Policy(nn.Module):
             entropies_BS=entropies_BS,
             values_BS=values_BS.masked_fill(~batch.steps_BS, 0.0),
             final_values_B=self.value_head(finals).masked_fill(batch.final_state_B < 0, 0.0),
+            child_logprobs_DC=child_logprobs_DC,
         )
 
     def prompts(self, tasks: Sequence[Task]) -> Tensor | None:
@@ -191,14 +196,15 @@ class Policy(nn.Module):
         rows = [self.tokenizer(f"Task: {t}", add_special_tokens=False)["input_ids"] for t in texts]
         return last_hidden_states(self.lm, rows)
 
-    def _actions(self, batch: Batch, hidden_DH: Tensor) -> tuple[Tensor, Tensor]:
+    def _actions(self, batch: Batch, hidden_DH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits_DC = self.child_logits(hidden_DH, batch.vocabulary_U, batch.children_index_DC)
         logprobs_DC = log_softmax(logits_DC, batch.children_mask_DC, batch.children_prior_DC)
         chosen_D = logprobs_DC.gather(1, batch.chosen_D[:, None]).squeeze(1)
         safe_DC = logprobs_DC.masked_fill(~batch.children_mask_DC, 0.0)
         entropy_D = -(safe_DC.exp() * safe_DC).sum(dim=1)
         step_D = batch.decision_row_D * batch.steps_BS.shape[1] + batch.decision_step_D
-        return _per_step(batch, step_D, chosen_D), _per_step(batch, step_D, entropy_D)
+        per_step = _per_step(batch, step_D, chosen_D), _per_step(batch, step_D, entropy_D)
+        return *per_step, logprobs_DC
 
     def _texts(self, batch: Batch, hidden_FH: Tensor) -> tuple[Tensor, Tensor]:
         logprobs_F, entropy_F = token_log_probs(
