@@ -154,7 +154,7 @@ class _Tables:
         pool = self._pool[family]
         seat.env = pool.pop() if pool else self._environments[family]()
         seat.row = self.free.pop()
-        self._session.start(seat.row, seat.task)
+        self._session.start(seat.row, seat.job.task)
         self.seats[seat.row] = seat
         seat.recorder = EpisodeRecorder(seat.job.task, seat.env, max_steps=max_steps)
 
