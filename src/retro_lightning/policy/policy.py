@@ -115,7 +115,13 @@ class Policy(nn.Module):
         prompt = None
         if conditioning is not None:
             prompt = conditioning.build(causal_lm(lm).get_input_embeddings().weight, seed)
-        return cls(lm, tokenizer, value_head=head.build(hidden_size(lm), seed), soft_prompt=prompt)
+        return cls(
+            lm,
+            tokenizer,
+            value_head=head.build(hidden_size(lm), seed),
+            distribution=distribution,
+            soft_prompt=prompt,
+        )
 
     # ------------------------------------------------------------------ distribution
     def evaluate(self, batch: Batch) -> Evaluation:
