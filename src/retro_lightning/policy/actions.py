@@ -316,11 +316,31 @@ def log_softmax_numpy(logits_C: FloatArray) -> FloatArray:
     return result
 
 
-def check_finite(values: FloatArray) -> None:
+class LogitsNotFinite(ValueError):
+    """The language model's logits are no numbers.
+
+    Attributes:
+        row: The first row, of those computed together, in which they aren't.
+    """
+
+    def __init__(self, row: int) -> None:
+        super().__init__(
+            "the language model's logits are not finite: training has diverged, or the weights are "
+            "damaged; go back to an earlier checkpoint and lower the learning rate"
+        )
+        self.row = row
+
+
+def check_finite(values_D: FloatArray, row_D: Sequence[int]) -> None:
     """Refuse logits or scores that are no numbers.
 
+    Args:
+        values_D: Logits, or rows of them.
+        row_D: Row that each belongs to.
+
     Raises:
-        ValueError: If one is not finite.
+        LogitsNotFinite: If one is not finite.
     """
-    if not np.isfinite(values).all():
-        raise ValueError("the language model's logits are not finite: training has diverged")
+    finite_D = np.isfinite(values_D.reshape(len(values_D), -1)).all(axis=1)
+    if not finite_D.all():
+        raise LogitsNotFinite(int(row_D[int(np.argmin(finite_D))]))

@@ -16,6 +16,7 @@ from retro_lightning.policy import directory
 from retro_lightning.policy.actions import (
     ActionDistribution,
     FloatArray,
+    LogitsNotFinite,
     TokenTrie,
     TrieConstrained,
     check_finite,
@@ -209,7 +210,11 @@ class Policy(nn.Module):
         return logits_DU.gather(1, index_DC)
 
     def node_log_probs(
-        self, hidden_DH: Tensor, tries: Sequence[TokenTrie], decisions: Sequence[int]
+        self,
+        hidden_DH: Tensor,
+        tries: Sequence[TokenTrie],
+        decisions: Sequence[int],
+        rows: Sequence[int],
     ) -> list[FloatArray]:
         """Log-probabilities of the children of decisions, float64, without gradients.
 
@@ -217,9 +222,10 @@ class Policy(nn.Module):
             hidden_DH: Hidden state that each decision is made from.
             tries: Trie that each decision belongs to.
             decisions: Its number there.
+            rows: Row that each belongs to, for the message.
 
         Raises:
-            ValueError: If the logits are not finite.
+            LogitsNotFinite: If the logits are not finite.
         """
         if not tries:
             return []
@@ -232,7 +238,7 @@ class Policy(nn.Module):
             hidden_DH, padded["vocabulary_U"].to(device), padded["children_index_DC"].to(device)
         )
         values_DC = logits_DC.detach().to("cpu", torch.float64).numpy()
-        check_finite(values_DC)
+        check_finite(values_DC, rows)
         return [
             log_softmax_numpy(values_DC[i, :size] + (trie.prior[number] if trie.prior else 0.0))
             for i, (size, (trie, number)) in enumerate(zip(sizes, nodes, strict=True))
@@ -248,11 +254,13 @@ class Policy(nn.Module):
             tries: Valid actions of each row.
         """
         counts = [len(trie.children) for trie in tries]
-        row = torch.from_numpy(np.repeat(np.arange(len(tries)), counts)).to(hidden_RWH.device)
+        row_D = np.repeat(np.arange(len(tries)), counts)
+        row = torch.from_numpy(row_D).to(hidden_RWH.device)
         slots = np.concatenate([trie.decision_slot for trie in tries]).astype(np.int64) + 1
         hidden_DH = hidden_RWH[row, torch.from_numpy(slots).to(hidden_RWH.device)]
         owners = [trie for trie, count in zip(tries, counts, strict=True) for _ in range(count)]
-        flat = self.node_log_probs(hidden_DH, owners, [n for count in counts for n in range(count)])
+        numbers = [number for count in counts for number in range(count)]
+        flat = self.node_log_probs(hidden_DH, owners, numbers, row_D.tolist())
         ends = np.cumsum(counts)
         return [flat[end - count : end] for end, count in zip(ends, counts, strict=True)]
 
@@ -274,6 +282,9 @@ class Policy(nn.Module):
         """The whole distribution over valid actions at every step that fits into the context.
 
         The policy should be in eval mode.
+
+        Raises:
+            ValueError: If the logits are not finite; names task and step.
         """
         encoded = self.transcript.encode(trajectory)
         cache = self.cached_decoder(rows=1)
@@ -284,7 +295,11 @@ class Policy(nn.Module):
             assert step.valid_actions is not None
             tries = [self.transcript.trie(step.valid_actions)]
             hidden = cache.feed([0], [encoded.tokens[start : state + 1]], tries)
-            result.append(self.log_probs(hidden, tries)[0])
+            try:
+                result.append(self.log_probs(hidden, tries)[0])
+            except LogitsNotFinite as error:
+                where = f"task {trajectory.task.task_id}, step {len(result)}"
+                raise ValueError(f"{where}: {error}") from None
             start = state + 1
         return result
 

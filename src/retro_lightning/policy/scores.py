@@ -64,7 +64,7 @@ class WholeActions:
             tries: Valid actions of each row.
 
         Raises:
-            ValueError: If the logits are not finite.
+            LogitsNotFinite: If the logits are not finite.
         """
         state_at = np.arange(len(tries)) * hidden_RWH.shape[1]
         where = edges(tries, state_at.tolist(), (state_at + 1).tolist()).to(hidden_RWH.device)
@@ -76,8 +76,9 @@ class WholeActions:
             bare = {id(trie): scores for trie, scores in zip(distinct, of_each, strict=True)}
             scores_K = scores_K - torch.cat([bare[id(trie)] for trie in tries])
         scores = scores_K.to("cpu", torch.float64).numpy()
-        check_finite(scores)
-        ends = np.cumsum([len(trie.distinct) for trie in tries])
+        counts = [len(trie.distinct) for trie in tries]
+        check_finite(scores, np.repeat(np.arange(len(tries)), counts).tolist())
+        ends = np.cumsum(counts)
         result = []
         for trie, own in zip(tries, np.split(scores, ends[:-1]), strict=True):
             every = np.full(len(trie.first), -np.inf)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from retro_lightning.environments.base import EnvironmentFactory, TextEnv
-from retro_lightning.policy.actions import IntArray, TokenTrie
+from retro_lightning.policy.actions import IntArray, LogitsNotFinite, TokenTrie
 from retro_lightning.policy.policy import Policy
 from retro_lightning.rollout.episode import EpisodeRecorder
 from retro_lightning.rollout.seeds import generator
@@ -163,7 +163,12 @@ class _Tables:
         acting, contexts, tries = self._ready()
         if acting:
             rows = [seat.row for seat in acting]
-            choices = self._session.act(rows, contexts, tries, [seat.rng for seat in acting])
+            try:
+                choices = self._session.act(rows, contexts, tries, [seat.rng for seat in acting])
+            except LogitsNotFinite as error:
+                seat = acting[error.row]
+                where = f"task {seat.job.task.task_id}, step {seat.steps}"
+                raise ValueError(f"{where}: {error}") from None
             for seat, choice in zip(acting, choices, strict=True):
                 self._apply(seat, choice)
         return [seat for seat in self.seats.values() if seat.recorder.done]

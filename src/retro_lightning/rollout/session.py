@@ -95,6 +95,9 @@ class Session:
 
         Returns:
             One choice per row.
+
+        Raises:
+            LogitsNotFinite: If the logits of a row are not finite.
         """
         with self._policy.evaluating():
             return self._act(rows, contexts, tries, rngs)
@@ -161,6 +164,7 @@ class Session:
                 hidden_RH[undecided],
                 [walks[i].trie for i in undecided],
                 [walks[i].decision for i in undecided],
+                undecided,
             )
             for i, table in zip(undecided, tables, strict=True):
                 walks[i].take(table)
