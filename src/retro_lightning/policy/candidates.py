@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from retro_lightning.policy.actions import IntArray
 from retro_lightning.policy.scoring import ScoredTrie
+from retro_lightning.policy.trie import IntArray
 
 LongArray = npt.NDArray[np.int64]
 _NONE: LongArray = np.zeros(0, dtype=np.int64)

@@ -15,9 +15,7 @@ from torch import Tensor, nn
 from retro_lightning.policy import directory
 from retro_lightning.policy.actions import (
     ActionDistribution,
-    FloatArray,
     LogitsNotFinite,
-    TokenTrie,
     TrieConstrained,
     check_finite,
     log_softmax,
@@ -31,6 +29,7 @@ from retro_lightning.policy.loading import causal_lm, context_length, hidden_siz
 from retro_lightning.policy.scores import WholeActions
 from retro_lightning.policy.scoring import ScoredTrie
 from retro_lightning.policy.transcript import Transcript
+from retro_lightning.policy.trie import FloatArray, TokenTrie
 from retro_lightning.policy.value_head import ValueHead, ValueHeadSettings
 from retro_lightning.trajectory import Task, Trajectory
 

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from retro_lightning.policy.actions import FloatArray, check_finite, log_softmax_numpy
+from retro_lightning.policy.actions import check_finite, log_softmax_numpy
 from retro_lightning.policy.candidates import Candidates, Edges, Packed, edges, pack_bare
 from retro_lightning.policy.forward import hidden_states
 from retro_lightning.policy.loading import causal_lm
 from retro_lightning.policy.scoring import ScoredTrie
+from retro_lightning.policy.trie import FloatArray
 
 Head = Callable[[Tensor], Tensor]
 """From hidden states [P, H] to logits [P, V] over the whole vocabulary."""

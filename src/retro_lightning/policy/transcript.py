@@ -26,16 +26,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from retro_lightning.policy.actions import (
-    ActionDistribution,
-    ActionPath,
-    FloatArray,
-    IntArray,
-    TokenTrie,
-    TrieConstrained,
-)
+from retro_lightning.policy.actions import ActionDistribution, TrieConstrained
 from retro_lightning.policy.scoring import ScoredTrie
 from retro_lightning.policy.segments import Segments, observation_text, task_text
+from retro_lightning.policy.trie import ActionPath, FloatArray, IntArray, TokenTrie
 from retro_lightning.trajectory import Step, Task, Trajectory
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from retro_lightning.environments.base import EnvironmentFactory, TextEnv
-from retro_lightning.policy.actions import IntArray, LogitsNotFinite, TokenTrie
+from retro_lightning.policy.actions import LogitsNotFinite
 from retro_lightning.policy.policy import Policy
+from retro_lightning.policy.trie import IntArray, TokenTrie
 from retro_lightning.rollout.episode import EpisodeRecorder
 from retro_lightning.rollout.seeds import generator
 from retro_lightning.rollout.session import Choice, Session

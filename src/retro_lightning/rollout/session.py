@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retro_lightning.policy.actions import FloatArray, IntArray, TokenTrie
 from retro_lightning.policy.policy import Policy
+from retro_lightning.policy.trie import FloatArray, IntArray, TokenTrie
 from retro_lightning.trajectory import Generation, Task
 
 _SMALL_TREE = 8
