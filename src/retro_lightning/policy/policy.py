@@ -143,8 +143,8 @@ class Policy(nn.Module):
             ]
         )
         hidden_H = hidden_BTH.flatten(0, 1).index_select(0, where)
-        decisions, states, finals = hidden_H.split(
-            [len(batch.chosen_D), batch.steps_BS.numel(), count_B]
+        decisions, states, finals = torch.split(
+            hidden_H, [len(batch.chosen_D), batch.steps_BS.numel(), count_B]
         )
         if candidates is None:
             logprobs_BS, entropies_BS = self._actions(batch, decisions)

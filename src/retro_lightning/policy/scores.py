@@ -73,7 +73,7 @@ class WholeActions:
         distinct = list({id(trie): trie for trie in tries if trie.bare is not None}.values())
         if distinct:
             bare_K = self._bare_scores(pack_bare(distinct).to(hidden_RWH.device))
-            of_each = bare_K.split([len(trie.distinct) for trie in distinct])
+            of_each = torch.split(bare_K, [len(trie.distinct) for trie in distinct])
             bare = {id(trie): scores for trie, scores in zip(distinct, of_each, strict=True)}
             scores_K = scores_K - torch.cat([bare[id(trie)] for trie in tries])
         scores = scores_K.to("cpu", torch.float64).numpy()
@@ -117,7 +117,7 @@ def summed_log_probs(hidden_XH: Tensor, edges: Edges, head: Head, vocabulary: in
         parts = []
         bounds = torch.arange(0, len(hidden_PH) + rows, rows, device=hidden_PH.device)
         ends = torch.searchsorted(edges.edge_parent_E, bounds).tolist()
-        for number, chunk_PH in enumerate(hidden_PH.split(rows)):
+        for number, chunk_PH in enumerate(torch.split(hidden_PH, rows)):
             span = slice(ends[number], ends[number + 1])
             parent_E = edges.edge_parent_E[span] - number * rows
             token_E = edges.edge_token_E[span]
