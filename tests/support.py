@@ -149,6 +149,7 @@ def _step(rng: np.random.Generator, listed: bool) -> Step:
             action_ids=tuple(rng.integers(0, 500, int(rng.integers(0, 3))).tolist()),
             value=float(rng.normal()) if rng.integers(2) else None,
             thought_length=int(rng.integers(0, 2)),
+            thought_log_prob=float(-rng.random()) if rng.integers(2) else None,
             temperature=float(rng.choice([0.5, 1.0])),
             kept_ids=((1, 2), (3,), ()) if rng.integers(2) else None,
         )

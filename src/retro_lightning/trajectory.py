@@ -63,15 +63,18 @@ class Generation:
             the token that ends it, then the action with its end-of-action token.
         value: Value head's estimate of the return from this state on, if there was a value head.
         thought_length: How many of ``action_ids``, from the first on, are the thought.
-        temperature: What logits were divided by before sampling.
-        kept_ids: For each token of free text, the tokens that a truncated sampler (top-p) chose
-            from; None = the whole vocabulary, or no free text.
+            The marker of the action, which nobody chose, belongs to it.
+        thought_log_prob: The thought's part of the step's log-probability; None = no thought.
+        temperature: What the logits of free text were divided by before sampling.
+        kept_ids: For each token of free text (the thought's first), the tokens that a truncated
+            sampler (top-p) chose from; None = the whole vocabulary, or no free text.
     """
 
     context_ids: tuple[int, ...]
     action_ids: tuple[int, ...]
     value: float | None = None
     thought_length: int = 0
+    thought_log_prob: float | None = None
     temperature: float = 1.0
     kept_ids: tuple[tuple[int, ...], ...] | None = None
 
@@ -86,7 +89,8 @@ class Step:
         action: The action it took.
         reward: Reward received for the action.
         thought: Reasoning written before the action, if any.
-        log_prob: Log-probability of the action under the behaviour; None = unknown, never 0.
+        log_prob: Log-probability of the action under the behaviour, with that of the thought that
+            our policy wrote before it; None = unknown, never 0.
         log_probs: Log-probability of every valid action under the behaviour, in their order.
         generation: Exact tokens, for actions that a policy of ours wrote.
     """
@@ -209,6 +213,7 @@ class Trajectory:
 
 _SINCE_VERSION_2 = (
     "thought_length",
+    "thought_log_prob",
     "temperature",
     "kept_ids",
     "reflections",

@@ -13,6 +13,10 @@ An environment is a ``gymnasium.Env`` with text in and text out:
 * ``expert_action()``, optional, returns what a scripted expert would do now, one of the valid
   actions; it changes nothing and says the same when asked twice. Only environments with it can
   write histories with experts.
+* ``reset_many`` and ``step_many``, optional static methods (``BatchedEnv``), do for a list of
+  environments of the class at once what ``reset`` and ``step`` do for one: the collector then makes
+  one call per turn for all of them. In the place of one environment's result may stand an
+  exception, which faults that episode alone.
 * ``TEXT_VERSION``, optional class attribute: raise it when the words change, so that cached
   histories and task lists are made anew.
 
@@ -24,8 +28,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 
@@ -34,6 +38,25 @@ from retro_lightning.trajectory import Split, Task
 TextEnv = gymnasium.Env[str, str]
 EnvironmentFactory = Callable[[], TextEnv]
 """Makes a new, independent environment; in YAML a ``class_path`` with ``init_args``."""
+
+Opening = tuple[str, dict[str, Any]]
+"""What ``reset`` returns."""
+Result = tuple[str, float, bool, bool, dict[str, Any]]
+"""What ``step`` returns."""
+
+
+@runtime_checkable
+class BatchedEnv(Protocol):
+    """The optional batched form of an environment; one method alone is none."""
+
+    @staticmethod
+    def reset_many(environments: Sequence[Any], seeds: Sequence[int]) -> list[Opening | Exception]:
+        """Reset every environment with its seed."""
+
+    @staticmethod
+    def step_many(environments: Sequence[Any], actions: Sequence[str]) -> list[Result | Exception]:
+        """Take one action in every environment."""
+
 
 _SPLIT_SHARES: tuple[tuple[Split, float], ...] = (("train", 0.6), ("val", 0.2), ("test", 0.2))
 _MAX_FRUITLESS_SEEDS = 3_000

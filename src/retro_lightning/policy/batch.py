@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from retro_lightning.policy.candidates import Candidates, candidates, moved
-from retro_lightning.policy.transcript import Encoded
+from retro_lightning.policy.encoded import Encoded
 from retro_lightning.trajectory import Task, Trajectory
 
 AnyArray = npt.NDArray[np.generic]
@@ -43,6 +43,13 @@ class Batch:
         vocabulary_U: The distinct tokens of ``children_DC``, ascending.
         children_index_DC: ``children_DC`` as indices into ``vocabulary_U``.
         children_prior_DC: What is added to the children's logits; None = nothing is.
+        text_row_F: Trajectory of each token of free text that is learnt.
+        text_position_F: Position whose logits give it.
+        text_step_F: Step that it belongs to.
+        text_token_F: The token.
+        text_temperature_F: What its logits are divided by.
+        text_kept_FK: The tokens that it was sampled from, padded with -1; a row of -1 alone, or no
+            column at all, means the whole vocabulary.
         candidates: All valid actions, where the distribution scores whole actions; else None.
         rewards_BS: Rewards; 0 at padding.
         behaviour_logprobs_BS: Log-probability under the behaviour; NaN = unknown.
@@ -72,6 +79,12 @@ class Batch:
     vocabulary_U: Tensor
     children_index_DC: Tensor
     children_prior_DC: Tensor | None
+    text_row_F: Tensor
+    text_position_F: Tensor
+    text_step_F: Tensor
+    text_token_F: Tensor
+    text_temperature_F: Tensor
+    text_kept_FK: Tensor
     candidates: Candidates | None
     rewards_BS: Tensor
     behaviour_logprobs_BS: Tensor
@@ -133,6 +146,7 @@ def collate(
         steps_BS=_tensor(np.arange(steps.max()) < steps[:, None]),
         final_state_B=_tensor(final_B),
         **_decisions(encoded),
+        **_texts(encoded),
         candidates=_candidates(encoded, int(steps.max())),
         rewards_BS=_tensor(rewards_BS),
         behaviour_logprobs_BS=_tensor(behaviour_BS),
@@ -187,7 +201,7 @@ def _candidates(encoded: Sequence[Encoded], longest_S: int) -> Candidates | None
     chosen = [item.candidates for item in encoded if item.candidates is not None]
     return candidates(
         [item.tokens for item in encoded],
-        [item.state_positions for item in encoded],
+        [item.action_positions for item in encoded],
         [item.tries for item in encoded],
         chosen,
         longest_S=longest_S,
@@ -218,6 +232,29 @@ def _decisions(encoded: Sequence[Encoded]) -> dict[str, Any]:
         "chosen_D": _tensor(chosen_D.astype(np.int64)),
         **padded,
         "children_prior_DC": _prior(encoded, padded["children_mask_DC"]),
+    }
+
+
+def _texts(encoded: Sequence[Encoded]) -> dict[str, Tensor]:
+    counts = [len(item.text_token) for item in encoded]
+    kept: list[tuple[int, ...]] = []
+    if any(item.text_kept is not None for item in encoded):
+        for item, count in zip(encoded, counts, strict=True):
+            kept += item.text_kept if item.text_kept is not None else [()] * count
+    kept_FK = np.full((sum(counts), max(map(len, kept), default=0)), -1, dtype=np.int64)
+    for row, ids in enumerate(kept):
+        kept_FK[row, : len(ids)] = ids
+
+    def joined(name: str, dtype: type[np.generic]) -> Tensor:
+        return _tensor(np.concatenate([getattr(item, name) for item in encoded]).astype(dtype))
+
+    return {
+        "text_row_F": _tensor(np.repeat(np.arange(len(encoded)), counts)),
+        "text_position_F": joined("text_position", np.int64),
+        "text_step_F": joined("text_step", np.int64),
+        "text_token_F": joined("text_token", np.int64),
+        "text_temperature_F": joined("text_temperature", np.float32),
+        "text_kept_FK": _tensor(kept_FK),
     }
 
 

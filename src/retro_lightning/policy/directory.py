@@ -25,8 +25,10 @@ from retro_lightning.policy.loading import (
     no_progress_bar,
 )
 from retro_lightning.policy.scoring import OURS as DISTRIBUTIONS
+from retro_lightning.policy.text import TextSampling
 from retro_lightning.policy.tokenizer import fingerprint
 from retro_lightning.policy.value_head import ValueHead, ValueHeadSettings
+from retro_lightning.policy.written import Trained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,6 +46,8 @@ class Parts:
         value_head: Its value head.
         soft_prompt: Its soft prompt, if there is one.
         distribution: Its distribution over valid actions.
+        text: How it samples free text.
+        trained: Which parts of a step are learnt from.
         version: Optimiser steps taken.
     """
 
@@ -52,6 +56,8 @@ class Parts:
     value_head: ValueHead
     soft_prompt: SoftPrompt | None
     distribution: ActionDistribution
+    text: TextSampling
+    trained: Trained
     version: int
 
 
@@ -87,6 +93,8 @@ def _write(path: Path, parts: Parts, tokenizer_fingerprint: str) -> None:
         "tokenizer": tokenizer_fingerprint,
         "loading": asdict(loading_of(lm)),
         "distribution": {"kind": parts.distribution.kind, **parts.distribution.settings()},
+        "text": asdict(parts.text),
+        "trained": parts.trained,
     }
     if prompt is not None:
         save_file(_tensors(prompt), path / "soft_prompt.safetensors")
@@ -123,7 +131,8 @@ def read(
     lm, tokenizer = load_causal_lm(str(path), loading), load_tokenizer(str(path))
     if about is None:
         head = ValueHeadSettings().build(hidden_size(lm), seed=0)
-        return Parts(lm, tokenizer, head, None, distribution or TrieConstrained(), 0)
+        chosen = distribution or TrieConstrained()
+        return Parts(lm, tokenizer, head, None, chosen, TextSampling(), "all", 0)
     if about["tokenizer"] != fingerprint(tokenizer):
         raise ValueError(f"{path}: the tokenizer is not the one the policy was saved with")
     from safetensors.torch import load_file
@@ -138,7 +147,8 @@ def read(
     if distribution is None:
         recorded = about.get("distribution", {"kind": TrieConstrained.kind})
         distribution = _ours(about_path, DISTRIBUTIONS, recorded)
-    return Parts(lm, tokenizer, head, prompt, distribution, about["version"])
+    text, trained = TextSampling(**about.get("text", {})), about.get("trained", "all")
+    return Parts(lm, tokenizer, head, prompt, distribution, text, trained, about["version"])
 
 
 _Part = TypeVar("_Part")

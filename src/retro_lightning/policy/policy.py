@@ -28,9 +28,11 @@ from retro_lightning.policy.language_model import LanguageModelSource
 from retro_lightning.policy.loading import causal_lm, context_length, hidden_size
 from retro_lightning.policy.scores import WholeActions
 from retro_lightning.policy.scoring import ScoredTrie
+from retro_lightning.policy.text import TextSampling, token_log_probs
 from retro_lightning.policy.transcript import Transcript
 from retro_lightning.policy.trie import FloatArray, TokenTrie
 from retro_lightning.policy.value_head import ValueHead, ValueHeadSettings
+from retro_lightning.policy.written import Trained
 from retro_lightning.trajectory import Task, Trajectory
 
 if TYPE_CHECKING:
@@ -44,9 +46,11 @@ class Evaluation:
     """What the policy says about a batch; all float32, 0 at padding.
 
     Attributes:
-        logprobs_BS: Log-probability of each action taken.
-        entropies_BS: Entropy, in nats, summed over the decisions on the action's path; each is
-            exact over the decision's children.
+        logprobs_BS: Log-probability of what was written in each step, as far as it is learnt: of
+            the action taken, and of the thought before it.
+        entropies_BS: Entropy, in nats, summed over the decisions on the action's path, each exact
+            over the decision's children; and over the tokens of free text, each exact over what
+            the token was sampled from, but at the places that were sampled only.
         values_BS: Value of the state before each action.
         final_values_B: Value of the state after the last action, where it is bootstrapped; else 0.
     """
@@ -66,6 +70,8 @@ class Policy(nn.Module):
         value_head: Value head of the LM's hidden size.
         distribution: Distribution over valid actions; None = trie-constrained.
         soft_prompt: What tells it its task beside the transcript; None = nothing does.
+        text: How it samples free text; None = the defaults of ``TextSampling``.
+        trained: Which parts of a step are learnt from: ``all``, the ``action`` or the ``thought``.
         version: Optimiser steps taken so far.
 
     Raises:
@@ -81,6 +87,8 @@ class Policy(nn.Module):
         value_head: ValueHead,
         distribution: ActionDistribution | None = None,
         soft_prompt: SoftPrompt | None = None,
+        text: TextSampling | None = None,
+        trained: Trained = "all",
         version: int = 0,
     ) -> None:
         super().__init__()
@@ -88,12 +96,14 @@ class Policy(nn.Module):
         self.soft_prompt = soft_prompt
         self._prompted = soft_prompt is not None
         self.tokenizer = tokenizer
+        self.text = text if text is not None else TextSampling()
         self.distribution = distribution if distribution is not None else TrieConstrained()
         self.max_length = context_length(lm)
         self.transcript = Transcript(
             tokenizer,
             max_length=self.max_length - self._prompted,
             distribution=self.distribution,
+            trained=trained,
         )
         self._check_tokens()
         self._check_logits()
@@ -107,6 +117,8 @@ class Policy(nn.Module):
         value_head: ValueHeadSettings | None = None,
         conditioning: TaskConditioning | None = None,
         distribution: ActionDistribution | None = None,
+        text: TextSampling | None = None,
+        trained: Trained = "all",
         seed: int = 0,
     ) -> Policy:
         """A policy from a language-model source, the same for the same seed."""
@@ -121,6 +133,8 @@ class Policy(nn.Module):
             value_head=head.build(hidden_size(lm), seed),
             distribution=distribution,
             soft_prompt=prompt,
+            text=text,
+            trained=trained,
         )
 
     # ------------------------------------------------------------------ distribution
@@ -140,11 +154,13 @@ class Policy(nn.Module):
                 start_B[batch.decision_row_D] + batch.decision_position_D,
                 (start_B[:, None] + batch.state_positions_BS).flatten(),
                 start_B + batch.final_state_B.clamp(min=0),
+                start_B[batch.text_row_F] + batch.text_position_F,
             ]
         )
         hidden_H = hidden_BTH.flatten(0, 1).index_select(0, where)
-        decisions, states, finals = torch.split(
-            hidden_H, [len(batch.chosen_D), batch.steps_BS.numel(), count_B]
+        decisions, states, finals, texts = torch.split(
+            hidden_H,
+            [len(batch.chosen_D), batch.steps_BS.numel(), count_B, len(batch.text_token_F)],
         )
         if candidates is None:
             logprobs_BS, entropies_BS = self._actions(batch, decisions)
@@ -152,6 +168,10 @@ class Policy(nn.Module):
             logprobs_BS, entropies_BS = WholeActions(self.lm).evaluate(
                 candidates, hidden_BTH, batch.steps_BS
             )
+        if len(batch.text_token_F):
+            text_logprobs_BS, text_entropies_BS = self._texts(batch, texts)
+            logprobs_BS = logprobs_BS + text_logprobs_BS
+            entropies_BS = entropies_BS + text_entropies_BS
         values_BS = self.value_head(states).view_as(batch.steps_BS)
         return Evaluation(
             logprobs_BS=logprobs_BS,
@@ -178,12 +198,34 @@ class Policy(nn.Module):
         chosen_D = logprobs_DC.gather(1, batch.chosen_D[:, None]).squeeze(1)
         safe_DC = logprobs_DC.masked_fill(~batch.children_mask_DC, 0.0)
         entropy_D = -(safe_DC.exp() * safe_DC).sum(dim=1)
-        count_B, longest_S = batch.steps_BS.shape
-        step_D = batch.decision_row_D * longest_S + batch.decision_step_D
-        zeros = torch.zeros(count_B * longest_S, dtype=chosen_D.dtype, device=chosen_D.device)
-        logprobs = zeros.index_add(0, step_D, chosen_D)
-        entropies = zeros.index_add(0, step_D, entropy_D)
-        return logprobs.view(count_B, longest_S), entropies.view(count_B, longest_S)
+        step_D = batch.decision_row_D * batch.steps_BS.shape[1] + batch.decision_step_D
+        return _per_step(batch, step_D, chosen_D), _per_step(batch, step_D, entropy_D)
+
+    def _texts(self, batch: Batch, hidden_FH: Tensor) -> tuple[Tensor, Tensor]:
+        logprobs_F, entropy_F = token_log_probs(
+            hidden_FH,
+            causal_lm(self.lm).get_output_embeddings(),
+            batch.text_token_F,
+            batch.text_temperature_F,
+            batch.text_kept_FK,
+        )
+        step_F = batch.text_row_F * batch.steps_BS.shape[1] + batch.text_step_F
+        return _per_step(batch, step_F, logprobs_F), _per_step(batch, step_F, entropy_F)
+
+    def vocabulary_logits(self, hidden_RH: Tensor, rows: Sequence[int]) -> FloatArray:
+        """Logits of the whole vocabulary [R, V], float64, without gradients.
+
+        Args:
+            hidden_RH: Hidden states.
+            rows: Row that each belongs to, for the message.
+
+        Raises:
+            LogitsNotFinite: If they are not finite.
+        """
+        logits_RV = causal_lm(self.lm).get_output_embeddings()(hidden_RH)
+        values_RV: FloatArray = logits_RV.detach().to("cpu", torch.float64).numpy()
+        check_finite(values_RV, rows)
+        return values_RV
 
     def child_logits(self, hidden_DH: Tensor, vocabulary_U: Tensor, index_DC: Tensor) -> Tensor:
         """Logits of the children of decisions; only the tokens that occur are computed.
@@ -280,7 +322,7 @@ class Policy(nn.Module):
     def action_log_probs(self, trajectory: Trajectory) -> list[FloatArray]:
         """The whole distribution over valid actions at every step that fits into the context.
 
-        The policy should be in eval mode.
+        It is empty where the action is free text. The policy should be in eval mode.
 
         Raises:
             ValueError: If the logits are not finite; names task and step.
@@ -290,8 +332,10 @@ class Policy(nn.Module):
         prompts_BH = self.prompts([trajectory.task])
         cache.start(0, None if prompts_BH is None else prompts_BH[0])
         result, start = [], 0
-        for step, state in zip(trajectory.steps, encoded.state_positions, strict=False):
-            assert step.valid_actions is not None
+        for step, state in zip(trajectory.steps, encoded.action_positions, strict=False):
+            if step.valid_actions is None:
+                result.append(np.zeros(0))
+                continue
             tries = [self.transcript.trie(step.valid_actions)]
             hidden = cache.feed([0], [encoded.tokens[start : state + 1]], tries)
             try:
@@ -378,6 +422,8 @@ class Policy(nn.Module):
             self.value_head,
             self.soft_prompt,
             self.distribution,
+            self.text,
+            self.transcript.trained,
             self.version,
         )
         directory.write(Path(path), parts, self.transcript.fingerprint)
@@ -390,6 +436,8 @@ class Policy(nn.Module):
         *,
         conditioning: TaskConditioning | None = None,
         distribution: ActionDistribution | None = None,
+        text: TextSampling | None = None,
+        trained: Trained | None = None,
     ) -> Policy:
         """Read a policy directory, or a plain Hugging Face directory or hub name.
 
@@ -400,6 +448,8 @@ class Policy(nn.Module):
             device: Where to put the policy.
             conditioning: Needed where the policy was saved with a class that is not ours.
             distribution: Instead of the one that the policy was saved with.
+            text: Likewise.
+            trained: Likewise.
 
         Raises:
             FileNotFoundError: If there is nothing at ``path``.
@@ -412,6 +462,14 @@ class Policy(nn.Module):
             value_head=parts.value_head,
             distribution=parts.distribution,
             soft_prompt=parts.soft_prompt,
+            text=parts.text if text is None else text,
+            trained=parts.trained if trained is None else trained,
             version=parts.version,
         )
         return policy.to(device)
+
+
+def _per_step(batch: Batch, step: Tensor, values: Tensor) -> Tensor:
+    """Sums [B, S] of values that belong to steps, given as places in the flattened [B, S]."""
+    zeros = torch.zeros(batch.steps_BS.numel(), dtype=values.dtype, device=values.device)
+    return zeros.index_add(0, step, values).view_as(batch.steps_BS)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 BARE = "\nAction:"
 """What comes before an action in a transcript that says nothing."""
 
+THOUGHT = "\nThought:"
+"""What comes before a thought."""
+
 _MOST_TEXTS = 65_536
 _MOST_MENUS = 4_096
 """Remembered sets of valid actions; 50 actions take about 60 kB."""
@@ -36,6 +39,9 @@ class Segments:
     Attributes:
         fingerprint: Of the tokenizer.
         end: The end-of-action token.
+        end_of_text: What ends a thought and an action that is free text: the end-of-sequence token,
+            so that texts may have many lines; the end-of-action token if there is none.
+        marker: What stands between a thought and its action.
     """
 
     def __init__(
@@ -44,17 +50,29 @@ class Segments:
         self._tokenizer, self._distribution = tokenizer, distribution
         self.fingerprint = fingerprint(tokenizer)
         self.end = _end_of_action(tokenizer)
+        eos = tokenizer.eos_token_id
+        self.end_of_text = self.end if eos is None else int(eos)
+        self.marker: IntArray = np.array(_encode(tokenizer, [BARE])[0], dtype=np.int32)
         self._prefix = _prefix(tokenizer)
         self._ids: dict[str, IntArray] = {}
         self._menus: dict[tuple[str, ...], tuple[TokenTrie, dict[str, ActionPath]]] = {}
 
     def context(
-        self, observation: str, task: Task, *, first: bool, reflections: tuple[str, ...] = ()
+        self,
+        observation: str,
+        task: Task,
+        *,
+        first: bool,
+        reflections: tuple[str, ...] = (),
+        thought: bool = False,
     ) -> IntArray:
-        """Tokens fed before an action; ``first`` says whether it is the trajectory's first."""
+        """Tokens fed before an action, or before the thought that precedes it.
+
+        ``first`` says whether it is the trajectory's first.
+        """
         turn = [
             self._encoded(observation_text(observation)),
-            self._encoded(task_text(task, reflections)),
+            self._encoded(task_text(task, reflections, thought=thought)),
         ]
         return np.concatenate([self._prefix, *turn] if first else turn)
 
@@ -94,6 +112,21 @@ class Segments:
                 )
         return trie
 
+    def free(self, text: str) -> IntArray:
+        """Tokens of a free text, a thought or an action, with the token that ends it.
+
+        Raises:
+            ValueError: If the text contains that token.
+        """
+        ids = self._encoded(action_text(text))
+        if self.end_of_text in ids:
+            end = self._tokenizer.decode([self.end_of_text])
+            raise ValueError(
+                f"the text {text[:40]!r} contains {end!r}, the token that ends texts: write it "
+                "without, or set tokenizer.eos_token to a token that no text has"
+            )
+        return np.append(ids, np.int32(self.end_of_text))
+
     def prepare(self, texts: Iterable[str]) -> None:
         """Encode the texts that are not remembered yet, all at once."""
         missing = list(dict.fromkeys(text for text in texts if text not in self._ids))
@@ -116,15 +149,16 @@ def observation_text(observation: str) -> str:
     return f"Observation: {observation}"
 
 
-def task_text(task: Task, reflections: tuple[str, ...] = ()) -> str:
+def task_text(task: Task, reflections: tuple[str, ...] = (), *, thought: bool = False) -> str:
     """What the policy reads before each action: the task again, however long the past is.
 
     Args:
         task: The task.
         reflections: What the agent was told about earlier attempts at it, oldest first.
+        thought: Whether a thought comes before the action.
     """
     told = "".join(f"\nReflection: {reflection}" for reflection in reflections)
-    return f"\nTask: {task.instruction}{told}\nAction:"
+    return f"\nTask: {task.instruction}{told}{THOUGHT if thought else BARE}"
 
 
 def action_text(action: str) -> str:
@@ -138,6 +172,8 @@ def training_texts(trajectories: Iterable[Trajectory]) -> Iterator[str]:
         yield task_text(trajectory.task, trajectory.reflections)
         for step in trajectory.steps:
             yield observation_text(step.observation)
+            if step.thought is not None:
+                yield from (THOUGHT, action_text(step.thought), BARE)
             yield from map(action_text, step.valid_actions or (step.action,))
         yield observation_text(trajectory.final_observation)
 

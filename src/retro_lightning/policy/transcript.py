@@ -20,75 +20,24 @@ wrote them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from retro_lightning.policy.actions import ActionDistribution, TrieConstrained
+from retro_lightning.policy.encoded import Encoded, assemble
 from retro_lightning.policy.scoring import ScoredTrie
-from retro_lightning.policy.segments import Segments, observation_text, task_text
-from retro_lightning.policy.trie import ActionPath, FloatArray, IntArray, TokenTrie
-from retro_lightning.trajectory import Step, Task, Trajectory
+from retro_lightning.policy.segments import Segments, action_text, observation_text, task_text
+from retro_lightning.policy.trie import ActionPath, IntArray, TokenTrie
+from retro_lightning.policy.written import Trained, Written, chosen, written
+from retro_lightning.trajectory import Generation, Step, Task, Trajectory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _BOOTSTRAPPED = ("collector_limit", "context_full")
 _CHUNK = 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Encoded:
-    """One trajectory as the arrays a batch is made of.
-
-    S counts the steps that fitted into the context, which are the first ones.
-
-    Attributes:
-        tokens: The whole sequence.
-        state_positions: Of each step, the position of the last token before its action: the hidden
-            state there gives the first decision's logits and the value.
-        final_state_position: The same for the state after the last step, if the trajectory is
-            bootstrapped there; -1 if not. Where that observation does not fit into the context any
-            more, it is the last step's state, an approximation.
-        decision_position: Position whose logits make each decision.
-        decision_step: Step that each decision belongs to.
-        children_indptr: Start of each decision's children in ``children_ids``, one more at the end.
-        children_ids: Tokens allowed at the decisions.
-        chosen: Index of the token taken among its decision's children.
-        rewards: Reward of each step. Rewards of steps that did not fit are added to the last one
-            that did, so that undiscounted returns stay what they were.
-        behaviour_logprobs: Log-probability of each action under the behaviour; NaN = unknown.
-        supported: Whether the behaviour is known to have given every valid action a positive
-            probability, so that a ratio to it is meaningful.
-        recorded_values: Value estimate recorded with each action; NaN = none.
-        children_prior: What is added to the logits of the children; None = nothing is.
-        tries: Valid actions of each step, where the distribution scores whole actions; None where
-            the action is free text. Empty for other distributions.
-        candidates: Number of the action taken among its trie's candidates; as ``tries``.
-    """
-
-    tokens: IntArray
-    state_positions: IntArray
-    final_state_position: int
-    decision_position: IntArray
-    decision_step: IntArray
-    children_indptr: IntArray
-    children_ids: IntArray
-    chosen: IntArray
-    rewards: npt.NDArray[np.float32]
-    behaviour_logprobs: npt.NDArray[np.float32]
-    supported: npt.NDArray[np.bool_]
-    recorded_values: npt.NDArray[np.float32]
-    children_prior: FloatArray | None = None
-    tries: tuple[ScoredTrie | None, ...] = ()
-    candidates: IntArray | None = None
-
-    @property
-    def steps(self) -> int:
-        """How many steps fitted into the context."""
-        return len(self.state_positions)
 
 
 class Transcript:
@@ -99,6 +48,7 @@ class Transcript:
         max_length: Most tokens of a sequence, the model's context. Of a longer trajectory the first
             steps that fit are kept.
         distribution: Distribution over valid actions.
+        trained: Which parts of a step are learnt from: ``all``, the ``action`` or the ``thought``.
     """
 
     def __init__(
@@ -107,16 +57,25 @@ class Transcript:
         *,
         max_length: int,
         distribution: ActionDistribution | None = None,
+        trained: Trained = "all",
     ) -> None:
         self.tokenizer = tokenizer
+        self.trained: Trained = trained
         self.max_length = max_length
         self.distribution = distribution if distribution is not None else TrieConstrained()
         self._segments = Segments(tokenizer, self.distribution)
         self.fingerprint, self.end = self._segments.fingerprint, self._segments.end
+        self.end_of_text, self.marker = self._segments.end_of_text, self._segments.marker
 
     # ------------------------------------------------------------------ segments
     def context(
-        self, observation: str, task: Task, *, first: bool, reflections: tuple[str, ...] = ()
+        self,
+        observation: str,
+        task: Task,
+        *,
+        first: bool,
+        reflections: tuple[str, ...] = (),
+        thought: bool = False,
     ) -> IntArray:
         """Tokens fed before an action.
 
@@ -125,8 +84,11 @@ class Transcript:
             task: The task, which is restated before every action.
             first: Whether it is the trajectory's first action.
             reflections: What the agent was told about earlier attempts, restated with the task.
+            thought: Whether a thought is written before the action.
         """
-        return self._segments.context(observation, task, first=first, reflections=reflections)
+        return self._segments.context(
+            observation, task, first=first, reflections=reflections, thought=thought
+        )
 
     def prepare(self, observations: Iterable[str]) -> None:
         """Encode observations all at once; ``context`` is then a look-up."""
@@ -150,8 +112,9 @@ class Transcript:
         """Encode trajectories.
 
         Raises:
-            ValueError: If a step's action is free text or not among its valid actions, if there is
-                no step, or if not even the first step fits into the context; names task and step.
+            ValueError: If a step's action is not among its valid actions, if a free text contains
+                the token that ends texts, if there is no step, or if not even the first step fits
+                into the context; names task and step.
         """
         result: list[Encoded] = []
         for start in range(0, len(trajectories), _CHUNK):
@@ -165,25 +128,29 @@ class Transcript:
         if trajectory.tokenizer != self.fingerprint:
             for step in trajectory.steps:
                 yield observation_text(step.observation)
+                if step.thought is not None:
+                    yield action_text(step.thought)
+                if step.valid_actions is None:
+                    yield action_text(step.action)
         if trajectory.truncation in _BOOTSTRAPPED:
             yield observation_text(trajectory.final_observation)
 
     def _encode(self, trajectory: Trajectory) -> Encoded:
         segments: list[IntArray] = []
-        paths: list[ActionPath] = []
+        steps: list[Written] = []
         states: list[int] = []
         position = 0
         exact = trajectory.tokenizer == self.fingerprint
         for number, step in enumerate(trajectory.steps):
-            context, path = self._step(trajectory, number, step, exact)
-            length = position + len(context) + len(path.ids)
+            context, wrote = self._step(trajectory, number, step, exact)
+            length = position + len(context) + len(wrote.ids)
             if length > self.max_length:
                 break
-            segments += (context, path.ids)
+            segments += (context, wrote.ids)
             states.append(position + len(context) - 1)
-            paths.append(path)
+            steps.append(wrote)
             position = length
-        if not paths:
+        if not steps:
             raise ValueError(
                 f"task {trajectory.task.task_id}: "
                 + (
@@ -193,57 +160,96 @@ class Transcript:
                     else "the trajectory has no step; leave it out"
                 )
             )
-        final = self._final(trajectory, len(paths), position, segments)
-        encoded = _assemble(
-            trajectory, segments, paths, states, states[-1] if final == -2 else final
-        )
-        return self._with_menus(trajectory, encoded, paths) if self.distribution.whole else encoded
+        final = self._final(trajectory, len(steps), position, segments)
+        last = states[-1] if final == -2 else final
+        encoded = assemble(trajectory, segments, steps, states, last, self.trained)
+        return self._with_menus(trajectory, encoded, steps) if self.distribution.whole else encoded
 
     def _with_menus(
-        self, trajectory: Trajectory, encoded: Encoded, paths: Sequence[ActionPath]
+        self, trajectory: Trajectory, encoded: Encoded, steps: Sequence[Written]
     ) -> Encoded:
         """The same with all valid actions of every step."""
         tries: list[ScoredTrie | None] = []
         numbers = []
-        for step, path in zip(trajectory.steps, paths, strict=False):
-            trie = None if step.valid_actions is None else self.trie(step.valid_actions)
+        for step, wrote in zip(trajectory.steps, steps, strict=False):
+            listed = step.valid_actions if self.trained != "thought" else None
+            trie = None if listed is None else self.trie(listed)
             assert trie is None or isinstance(trie, ScoredTrie)
             tries.append(trie)
-            numbers.append(-1 if trie is None else trie.candidate_of(path.ids))
+            numbers.append(
+                -1 if trie is None or wrote.path is None else trie.candidate_of(wrote.path.ids)
+            )
         return replace(encoded, tries=tuple(tries), candidates=np.array(numbers, dtype=np.int32))
 
     def _step(
         self, trajectory: Trajectory, number: int, step: Step, exact: bool
-    ) -> tuple[IntArray, ActionPath]:
+    ) -> tuple[IntArray, Written]:
         where = f"task {trajectory.task.task_id}, step {number}"
-        if step.valid_actions is None:
-            raise ValueError(
-                f"{where}: the action is free text, which this policy cannot learn yet"
-            )
         try:
-            trie, by_name = self._segments.menu(step.valid_actions)
+            if exact and step.generation is not None:
+                context = np.array(step.generation.context_ids, dtype=np.int32)
+                return context, self._recorded(step, step.generation)
+            thought = step.thought is not None
+            context = self._context(
+                trajectory, step.observation, first=number == 0, thought=thought
+            )
+            return context, self._encoded(step)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-        generation = step.generation
-        if exact and generation is not None:
-            recorded = trie.path_of(generation.action_ids)
-            if recorded is None:
-                raise ValueError(
-                    f"{where}: the recorded tokens of action {step.action!r} are not those of any "
-                    "valid action; the record is damaged or was made with other code"
-                )
-            return np.array(generation.context_ids, dtype=np.int32), recorded
-        path = by_name.get(step.action)
-        if path is None:
-            raise ValueError(
-                f"{where}: action {step.action!r} is not among the {len(step.valid_actions)} valid "
-                "actions; correct the record or leave it out"
-            )
-        return self._context(trajectory, step.observation, first=number == 0), path
 
-    def _context(self, trajectory: Trajectory, observation: str, *, first: bool) -> IntArray:
+    def _recorded(self, step: Step, generation: Generation) -> Written:
+        """What was written, from its recorded tokens."""
+        ids = np.array(generation.action_ids, dtype=np.int32)
+        start = generation.thought_length
+        path = None
+        if step.valid_actions is not None:
+            path = self.trie(step.valid_actions).path_of(ids[start:].tolist())
+            if path is None:
+                raise ValueError(
+                    f"the recorded tokens of action {step.action!r} are not those of any valid "
+                    "action; the record is damaged or was made with other code"
+                )
+            if not start:
+                return chosen(path) if self.trained != "thought" else self._unlearnt(path)
+        thought = ids[: start - len(self.marker)] if start else None
+        return written(
+            thought,
+            self.marker,
+            ids[start:],
+            path,
+            trained=self.trained,
+            kept=generation.kept_ids,
+            temperature=generation.temperature,
+        )
+
+    def _encoded(self, step: Step) -> Written:
+        """What was written, from its text."""
+        path = None
+        if step.valid_actions is not None:
+            path = self._segments.menu(step.valid_actions)[1].get(step.action)
+            if path is None:
+                raise ValueError(
+                    f"action {step.action!r} is not among the {len(step.valid_actions)} valid "
+                    "actions; correct the record or leave it out"
+                )
+            if step.thought is None:
+                return chosen(path) if self.trained != "thought" else self._unlearnt(path)
+        thought = None if step.thought is None else self._segments.free(step.thought)
+        action = self._segments.free(step.action) if path is None else path.ids
+        return written(thought, self.marker, action, path, trained=self.trained)
+
+    def _unlearnt(self, path: ActionPath) -> Written:
+        return written(None, self.marker, path.ids, path, trained=self.trained)
+
+    def _context(
+        self, trajectory: Trajectory, observation: str, *, first: bool, thought: bool = False
+    ) -> IntArray:
         return self.context(
-            observation, trajectory.task, first=first, reflections=trajectory.reflections
+            observation,
+            trajectory.task,
+            first=first,
+            reflections=trajectory.reflections,
+            thought=thought,
         )
 
     def _final(
@@ -259,52 +265,3 @@ class Transcript:
             return -2
         segments.append(context)
         return position + len(context) - 1
-
-
-def _assemble(
-    trajectory: Trajectory,
-    segments: list[IntArray],
-    paths: list[ActionPath],
-    states: list[int],
-    final: int,
-) -> Encoded:
-    steps = trajectory.steps[: len(paths)]
-    counts = [len(path.offsets) for path in paths]
-    state_positions = np.array(states, dtype=np.int32)
-    sizes = np.concatenate([path.sizes for path in paths])
-    indptr = np.zeros(len(sizes) + 1, dtype=np.int32)
-    np.cumsum(sizes, out=indptr[1:])
-    rewards = [step.reward for step in steps]
-    rewards[-1] += sum(step.reward for step in trajectory.steps[len(paths) :])
-    nan = float("nan")
-    values = [nan if s.generation is None else s.generation.value for s in steps]
-    return Encoded(
-        tokens=np.concatenate(segments),
-        state_positions=state_positions,
-        final_state_position=final,
-        decision_position=np.concatenate([path.offsets for path in paths])
-        + np.repeat(state_positions, counts),
-        decision_step=np.repeat(np.arange(len(paths), dtype=np.int32), counts),
-        children_indptr=indptr,
-        children_ids=np.concatenate([path.children for path in paths]),
-        chosen=np.concatenate([path.chosen for path in paths]),
-        rewards=np.array(rewards, dtype=np.float32),
-        behaviour_logprobs=np.array(
-            [nan if step.log_prob is None else step.log_prob for step in steps], dtype=np.float32
-        ),
-        supported=np.array([_supported(step) for step in steps]),
-        recorded_values=np.array([nan if v is None else v for v in values], dtype=np.float32),
-        children_prior=_prior(paths),
-    )
-
-
-def _prior(paths: Sequence[ActionPath]) -> FloatArray | None:
-    priors = [path.prior for path in paths if path.prior is not None]
-    return np.concatenate(priors) if priors else None
-
-
-def _supported(step: Step) -> bool:
-    """A policy of ours gives every valid action a positive probability; others must say so."""
-    if step.log_prob is None:
-        return False
-    return step.generation is not None if step.log_probs is None else min(step.log_probs) > -np.inf

@@ -26,6 +26,7 @@ _GENERATION = pa.struct(
         pa.field("action_ids", _IDS, nullable=False),
         pa.field("value", pa.float64()),
         pa.field("thought_length", pa.int32()),
+        pa.field("thought_log_prob", pa.float64()),
         pa.field("temperature", pa.float64()),
         pa.field("kept_ids", pa.list_(_IDS)),
     ]
@@ -211,6 +212,7 @@ def _encode_generations(generations: Sequence[Generation | None]) -> pa.StructAr
         _encode_lists([() if g is None else g.action_ids for g in generations], _IDS),
         pa.array([None if g is None else g.value for g in generations], pa.float64()),
         pa.array([None if g is None else g.thought_length for g in generations], pa.int32()),
+        pa.array([None if g is None else g.thought_log_prob for g in generations], pa.float64()),
         pa.array([None if g is None else g.temperature for g in generations], pa.float64()),
         _encode_kept([None if g is None else g.kept_ids for g in generations]),
     ]
@@ -276,17 +278,19 @@ def _decode_generations(column: pa.StructArray) -> Iterable[Generation | None]:
             action_ids=action,
             value=value,
             thought_length=thought_length or 0,
+            thought_log_prob=thought,
             temperature=1.0 if temperature is None else temperature,
             kept_ids=kept,
         )
         if there
         else None
-        for there, context, action, value, thought_length, temperature, kept in zip(
+        for there, context, action, value, thought_length, thought, temperature, kept in zip(
             column.is_valid().to_pylist(),
             _decode_lists(column.field("context_ids")),
             _decode_lists(column.field("action_ids")),
             column.field("value").to_pylist(),
             column.field("thought_length").to_pylist(),
+            column.field("thought_log_prob").to_pylist(),
             column.field("temperature").to_pylist(),
             _decode_kept(column.field("kept_ids")),
             strict=True,

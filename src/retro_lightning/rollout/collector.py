@@ -11,7 +11,9 @@ import numpy as np
 from retro_lightning.environments.base import EnvironmentFactory, TextEnv
 from retro_lightning.policy.actions import LogitsNotFinite
 from retro_lightning.policy.policy import Policy
+from retro_lightning.policy.text import TextSampling
 from retro_lightning.policy.trie import IntArray, TokenTrie
+from retro_lightning.rollout.batched import reset_all, step_all
 from retro_lightning.rollout.episode import EpisodeRecorder
 from retro_lightning.rollout.seeds import generator
 from retro_lightning.rollout.session import Choice, Session
@@ -45,6 +47,7 @@ def collect(
     greedy: bool = False,
     arm: str = "train",
     record_distribution: bool = False,
+    text: TextSampling | None = None,
     source: str = "rollout",
     on_progress: Callable[[int], None] | None = None,
 ) -> Iterator[Trajectory]:
@@ -70,6 +73,7 @@ def collect(
             behaviour was not the policy.
         arm: Keeps the random numbers of, say, training and validation apart.
         record_distribution: Record the probability of every valid action with each step.
+        text: How free text is sampled; None = as the policy says.
         source: Recorded as the trajectories' source.
         on_progress: Called with 1 for each finished episode.
 
@@ -77,7 +81,7 @@ def collect(
         One trajectory per job, in the order of the jobs.
 
     Raises:
-        ValueError: If a job's family has no environment, or a task's actions are free text.
+        ValueError: If a job's family has no environment, or its first turn does not fit.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; collect at least 1 episode at a time")
@@ -87,18 +91,21 @@ def collect(
     if not jobs:
         return
     version = policy.version
-    tables = _Tables(policy, environments, min(batch_size, len(jobs)), record_distribution)
+    rows = min(batch_size, len(jobs))
+    session = Session(policy, rows, record_distribution=record_distribution, text=text)
+    tables = _Tables(session, environments, rows)
     waiting = deque(enumerate(jobs))
     finished: dict[int, Trajectory] = {}
     emitted = 0
     try:
         while waiting or tables.seats:
-            starting = not tables.seats
-            while starting and waiting and tables.free:
-                number, job = waiting.popleft()
-                what = (job.task.task_id, job.attempt, version, arm)
-                rng = None if greedy else generator(seed, *what)
-                tables.sit(_Seat(number, job, rng), max_steps)
+            if not tables.seats:
+                starting = []
+                for _ in range(min(len(waiting), len(tables.free))):
+                    number, job = waiting.popleft()
+                    what = (job.task.task_id, job.attempt, version, arm)
+                    starting.append(_Seat(number, job, None if greedy else generator(seed, *what)))
+                tables.sit(starting, max_steps)
             for seat in tables.turn():
                 trajectory = seat.recorder.trajectory(
                     source=source,
@@ -131,33 +138,38 @@ class _Seat:
         self.number, self.job, self.rng = number, job, rng
         self.steps = 0
 
+    @property
+    def where(self) -> str:
+        """Task and step, for messages."""
+        return f"task {self.job.task.task_id}, step {self.steps}"
+
 
 class _Tables:
     """The rows of a session, the episodes in them, and the environments that are free."""
 
     def __init__(
-        self,
-        policy: Policy,
-        environments: Mapping[str, EnvironmentFactory],
-        rows: int,
-        record_distribution: bool,
+        self, session: Session, environments: Mapping[str, EnvironmentFactory], rows: int
     ) -> None:
-        self._transcript = policy.transcript
-        self._session = Session(policy, rows, record_distribution=record_distribution)
+        self._session, self._transcript = session, session.transcript
         self._environments = environments
         self._pool: dict[str, list[TextEnv]] = {family: [] for family in environments}
         self.free = list(range(rows))[::-1]
         self.seats: dict[int, _Seat] = {}
 
-    def sit(self, seat: _Seat, max_steps: int | None) -> None:
-        """Begin an episode in a free row."""
-        family = seat.job.task.family
-        pool = self._pool[family]
-        seat.env = pool.pop() if pool else self._environments[family]()
-        seat.row = self.free.pop()
-        self._session.start(seat.row, seat.job.task)
-        self.seats[seat.row] = seat
-        seat.recorder = EpisodeRecorder(seat.job.task, seat.env, max_steps=max_steps)
+    def sit(self, seats: Sequence[_Seat], max_steps: int | None) -> None:
+        """Begin episodes in free rows."""
+        for seat in seats:
+            family = seat.job.task.family
+            pool = self._pool[family]
+            seat.env = pool.pop() if pool else self._environments[family]()
+            seat.row = self.free.pop()
+            self._session.start(seat.row, seat.job.task)
+            self.seats[seat.row] = seat
+        openings = reset_all([seat.env for seat in seats], [seat.job.task.seed for seat in seats])
+        for seat, opening in zip(seats, openings, strict=True):
+            seat.recorder = EpisodeRecorder(
+                seat.job.task, seat.env, max_steps=max_steps, opening=opening
+            )
 
     def turn(self) -> list[_Seat]:
         """One action in every episode; returns the episodes that are over."""
@@ -167,11 +179,10 @@ class _Tables:
             try:
                 choices = self._session.act(rows, contexts, tries, [seat.rng for seat in acting])
             except LogitsNotFinite as error:
-                seat = acting[error.row]
+                seat = self.seats[error.row]
                 where = f"task {seat.job.task.task_id}, step {seat.steps}"
                 raise ValueError(f"{where}: {error}") from None
-            for seat, choice in zip(acting, choices, strict=True):
-                self._apply(seat, choice)
+            self._apply(acting, choices)
         return [seat for seat in self.seats.values() if seat.recorder.done]
 
     def leave(self, seat: _Seat, *, broken: bool) -> None:
@@ -184,31 +195,29 @@ class _Tables:
         else:
             self._pool[seat.job.task.family].append(seat.env)
 
-    def _ready(self) -> tuple[list[_Seat], list[IntArray], list[TokenTrie]]:
+    def _ready(self) -> tuple[list[_Seat], list[IntArray], list[TokenTrie | None]]:
         """Episodes that go on, with the tokens of their turn; those with no room are stopped."""
         going = [seat for seat in self.seats.values() if not seat.recorder.done]
         self._transcript.prepare(seat.recorder.observation for seat in going)
         acting, contexts, tries = [], [], []
         for seat in going:
-            where = f"task {seat.job.task.task_id}, step {seat.steps}"
             valid = seat.recorder.valid_actions
-            if valid is None:
-                raise ValueError(f"{where}: the action is free text, which rollouts cannot do yet")
             try:
-                trie = self._transcript.trie(valid)
+                trie = None if valid is None else self._transcript.trie(valid)
             except ValueError as error:
-                raise ValueError(f"{where}: {error}") from None
+                raise ValueError(f"{seat.where}: {error}") from None
             context = self._transcript.context(
                 seat.recorder.observation,
                 seat.job.task,
                 first=seat.steps == 0,
                 reflections=seat.job.reflections,
+                thought=self._session.thinks,
             )
             if not self._session.fits(seat.row, context, trie):
                 if seat.steps == 0:
                     raise ValueError(
-                        f"{where}: the first turn alone is longer than the model's context of "
-                        f"{self._transcript.max_length} tokens; use a longer context"
+                        f"{seat.where}: the first turn alone may be longer than the model's "
+                        f"context of {self._transcript.max_length} tokens; use a longer context"
                     )
                 seat.recorder.stop("context_full")
                 continue
@@ -217,17 +226,23 @@ class _Tables:
             tries.append(trie)
         return acting, contexts, tries
 
-    def _apply(self, seat: _Seat, choice: Choice) -> None:
-        valid = seat.recorder.valid_actions
-        assert valid is not None
-        sampled = seat.rng is not None
-        seat.steps += 1
-        seat.recorder.act(
-            valid[choice.number],
-            log_prob=choice.log_prob if sampled else None,
-            log_probs=choice.log_probs if sampled else None,
-            generation=choice.generation,
-        )
+    def _apply(self, seats: Sequence[_Seat], choices: Sequence[Choice]) -> None:
+        actions = []
+        for seat, choice in zip(seats, choices, strict=True):
+            valid = seat.recorder.valid_actions
+            actions.append(choice.text if valid is None else valid[choice.number])
+        results = step_all([seat.env for seat in seats], actions)
+        for seat, choice, action, result in zip(seats, choices, actions, results, strict=True):
+            sampled = seat.rng is not None
+            seat.steps += 1
+            seat.recorder.act(
+                action,
+                thought=choice.thought,
+                log_prob=choice.log_prob if sampled else None,
+                log_probs=choice.log_probs if sampled else None,
+                generation=choice.generation,
+                result=result,
+            )
 
     def close(self) -> None:
         """Close every environment."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from retro_lightning.environments.base import TextEnv
+from retro_lightning.environments.base import Opening, Result, TextEnv
 from retro_lightning.environments.contract import Broken, Turn, read_turn
 from retro_lightning.trajectory import Generation, Step, Task, Trajectory, Truncation
 
@@ -20,12 +20,20 @@ class EpisodeRecorder:
         task: The task to attempt.
         env: An environment of the task's family.
         max_steps: Steps after which the collector cuts the episode; None = the task's own limit.
+        opening: What ``reset`` returned, if that was called already, or what it raised.
 
     Raises:
         ValueError: If the environment's instruction is not the task's, or ``max_steps`` is below 1.
     """
 
-    def __init__(self, task: Task, env: TextEnv, *, max_steps: int | None = None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        env: TextEnv,
+        *,
+        max_steps: int | None = None,
+        opening: Opening | Exception | None = None,
+    ) -> None:
         if max_steps is not None and max_steps < 1:
             raise ValueError(f"max_steps is {max_steps}; give at least 1, or null for no limit")
         self._task, self._env, self._max_steps = task, env, max_steps
@@ -41,7 +49,7 @@ class EpisodeRecorder:
         )
         self.truncation: Truncation | None = None
         self.fault: str | None = None
-        self._take(lambda: _reset(env, task.seed))
+        self._take(lambda: _opened(env.reset(seed=task.seed) if opening is None else opening))
         if self.fault is None and self._turn.instruction != task.instruction:
             raise ValueError(
                 f"task {task.task_id}: the environment's instruction is "
@@ -72,6 +80,7 @@ class EpisodeRecorder:
         log_prob: float | None = None,
         log_probs: tuple[float, ...] | None = None,
         generation: Generation | None = None,
+        result: Result | Exception | None = None,
     ) -> None:
         """Take an action and record the step.
 
@@ -81,13 +90,14 @@ class EpisodeRecorder:
             log_prob: Its log-probability under the behaviour; None = unknown.
             log_probs: Log-probability of every valid action.
             generation: Exact tokens of a policy of ours.
+            result: What ``step`` returned, if that was called already, or what it raised.
 
         Raises:
             RuntimeError: If the episode is over.
         """
         self._require_going("act")
         before = self._turn
-        self._take(lambda: read_turn(*self._env.step(action)))
+        self._take(lambda: _stepped(self._env.step(action) if result is None else result))
         self._steps.append(
             Step(
                 observation=before.observation,
@@ -182,6 +192,14 @@ class EpisodeRecorder:
             raise RuntimeError(f"task {self._task.task_id}: cannot {what}, the episode is over")
 
 
-def _reset(env: TextEnv, seed: int) -> Turn:
-    observation, info = env.reset(seed=seed)
+def _opened(opening: Any) -> Turn:
+    if isinstance(opening, Exception):
+        raise opening
+    observation, info = opening
     return read_turn(observation, 0.0, False, False, dict[str, Any](info))
+
+
+def _stepped(result: Any) -> Turn:
+    if isinstance(result, Exception):
+        raise result
+    return read_turn(*result)

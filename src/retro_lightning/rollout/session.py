@@ -15,8 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from retro_lightning.policy.actions import LogitsNotFinite
 from retro_lightning.policy.policy import Policy
+from retro_lightning.policy.text import TextSampling
+from retro_lightning.policy.transcript import Transcript
 from retro_lightning.policy.trie import FloatArray, IntArray, TokenTrie
+from retro_lightning.rollout.writing import Text, sample, write
 from retro_lightning.trajectory import Generation, Task
 
 _SMALL_TREE = 8
@@ -28,13 +32,17 @@ class Choice:
     """The action a policy chose in one row.
 
     Attributes:
-        number: Its index among the valid actions (the first of equal ones).
-        log_prob: Its log-probability under the policy, whether it was sampled or the greedy choice.
+        number: Its index among the valid actions (the first of equal ones); -1 for free text.
+        text: The action, where it is free text.
+        thought: The thought before it, if the policy thinks.
+        log_prob: Log-probability of thought and action under the policy, whether sampled or greedy.
         log_probs: That of every valid action, if the session records distributions.
         generation: Its exact tokens, with the value of the state before it.
     """
 
     number: int
+    text: str
+    thought: str | None
     log_prob: float
     log_probs: tuple[float, ...] | None
     generation: Generation
@@ -50,10 +58,19 @@ class Session:
         rows: Number of conversations.
         record_distribution: Compute the probability of every valid action, by looking ahead at the
             whole tree of a step's actions.
+        text: How free text is sampled; None = as the policy says.
     """
 
-    def __init__(self, policy: Policy, rows: int, *, record_distribution: bool = False) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        rows: int,
+        *,
+        record_distribution: bool = False,
+        text: TextSampling | None = None,
+    ) -> None:
         self._policy = policy
+        self._text = policy.text if text is None else text
         self._decoder = policy.cached_decoder(rows)
         self._record = record_distribution
         self._pending: list[tuple[int, ...]] = [()] * rows
@@ -70,17 +87,30 @@ class Session:
         """End a row's conversation."""
         self._decoder.stop(row)
 
-    def fits(self, row: int, context: IntArray, trie: TokenTrie) -> bool:
-        """Whether a turn, whichever action is chosen, stays within the model's context."""
+    @property
+    def transcript(self) -> Transcript:
+        """How the conversations are written."""
+        return self._policy.transcript
+
+    @property
+    def thinks(self) -> bool:
+        """Whether a thought is written before every action."""
+        return self._text.thought_tokens > 0
+
+    def fits(self, row: int, context: IntArray, trie: TokenTrie | None) -> bool:
+        """Whether a turn, whatever is written, stays within the model's context."""
         used = int(self._decoder.lengths[row]) + len(self._pending[row])
-        return used + len(context) + trie.longest <= self._policy.max_length
+        most = self._text.max_tokens if trie is None else trie.longest
+        if self.thinks:
+            most += self._text.thought_tokens + len(self._policy.transcript.marker)
+        return used + len(context) + most <= self._policy.max_length
 
     @torch.no_grad()
     def act(
         self,
         rows: Sequence[int],
         contexts: Sequence[IntArray],
-        tries: Sequence[TokenTrie],
+        tries: Sequence[TokenTrie | None],
         rngs: Sequence[np.random.Generator | None],
     ) -> list[Choice]:
         """One turn.
@@ -88,67 +118,117 @@ class Session:
         Args:
             rows: Distinct rows, at least one.
             contexts: New tokens of each row, as made by ``Transcript.context``.
-            tries: Valid actions of each row, as made by ``Transcript.trie``.
+            tries: Valid actions of each row, as made by ``Transcript.trie``; None where the action
+                is free text.
             rngs: Source of randomness of each row; None = greedy: the most probable action where
                 the distribution scores whole actions, else the most probable child at every
-                decision (not always the most probable action).
+                decision (not always the most probable action), and the most probable token.
 
         Returns:
             One choice per row.
 
         Raises:
-            LogitsNotFinite: If the logits of a row are not finite.
+            LogitsNotFinite: If the logits of a row are not finite; ``row`` is that of the session.
         """
-        with self._policy.evaluating():
-            return self._act(rows, contexts, tries, rngs)
-
-    def _act(
-        self,
-        rows: Sequence[int],
-        contexts: Sequence[IntArray],
-        tries: Sequence[TokenTrie],
-        rngs: Sequence[np.random.Generator | None],
-    ) -> list[Choice]:
-        chunks = [
-            np.concatenate([np.array(self._pending[row], dtype=np.int32), context])
-            for row, context in zip(rows, contexts, strict=True)
+        turns = [
+            _Turn(row, context, trie, rng)
+            for row, context, trie, rng in zip(rows, contexts, tries, rngs, strict=True)
         ]
+        with self._policy.evaluating():
+            for turn in turns:
+                pending = np.array(self._pending[turn.row], dtype=np.int32)
+                turn.unfed = np.concatenate([pending, turn.context])
+            if self.thinks:
+                self._think(turns)
+            self._choose([turn for turn in turns if turn.trie is not None])
+            self._write([turn for turn in turns if turn.trie is None])
+        for turn in turns:
+            self._pending[turn.row] = turn.pending
+        return [turn.choice() for turn in turns]
+
+    def _think(self, turns: Sequence[_Turn]) -> None:
+        """Write a thought in every row; it and the marker after it are before the action."""
+        hidden_RWH = self._feed(turns, None)
+        texts = write(
+            self._policy,
+            self._decoder,
+            [turn.row for turn in turns],
+            hidden_RWH[:, 0],
+            sampling=self._text,
+            limit=self._text.thought_tokens,
+            rngs=[turn.rng for turn in turns],
+        )
+        marker = self._policy.transcript.marker
+        for turn, text in zip(turns, texts, strict=True):
+            turn.thought = text
+            turn.before = (*text.tokens, *marker.tolist())
+            turn.unfed = np.array([text.tokens[-1], *marker.tolist()], dtype=np.int32)
+
+    def _write(self, turns: Sequence[_Turn]) -> None:
+        """Write an action of free text in every row."""
+        if not turns:
+            return
+        texts = write(
+            self._policy,
+            self._decoder,
+            [turn.row for turn in turns],
+            self._feed(turns, None)[:, 0],
+            sampling=self._text,
+            limit=self._text.max_tokens,
+            rngs=[turn.rng for turn in turns],
+        )
+        for turn, text in zip(turns, texts, strict=True):
+            turn.action = text
+            turn.pending = (text.tokens[-1],)
+
+    def _feed(self, turns: Sequence[_Turn], tries: Sequence[TokenTrie] | None) -> Tensor:
+        """Feed what the cache has not seen; values are of the state before anything is written."""
+        rows, chunks = [turn.row for turn in turns], [turn.unfed for turn in turns]
+        hidden_RWH = self._decoder.feed(rows, chunks, tries)
+        if turns[0].value is None:
+            values = self._policy.value_head(hidden_RWH[:, 0]).tolist()
+            for turn, value in zip(turns, values, strict=True):
+                turn.value = value
+        return hidden_RWH
+
+    def _choose(self, turns: Sequence[_Turn]) -> None:
+        """Choose a valid action in every row."""
+        if not turns:
+            return
+        tries = [turn.trie for turn in turns if turn.trie is not None]
         whole = self._policy.distribution.whole
         small = max(len(trie.tree_tokens) for trie in tries) <= _SMALL_TREE
         ahead = whole or self._record or small
-        hidden_RWH = self._decoder.feed(rows, chunks, tries if ahead else None)
-        values = self._policy.value_head(hidden_RWH[:, 0]).tolist()
-        walks = [_Walk(trie, rng) for trie, rng in zip(tries, rngs, strict=True)]
-        log_probs: list[tuple[float, ...] | None] = [None] * len(walks)
-        if whole:
-            for i, every in enumerate(self._policy.log_probs(hidden_RWH, tries)):
-                walks[i].jump(every)
-                if self._record:
-                    log_probs[i] = tuple(every.tolist())
+        hidden_RWH = self._feed(turns, tries if ahead else None)
+        walks = [_Walk(trie, turn.rng) for trie, turn in zip(tries, turns, strict=True)]
+        try:
+            self._walk(turns, walks, hidden_RWH, ahead=ahead)
+        except LogitsNotFinite as error:
+            raise LogitsNotFinite(turns[error.row].row) from None
+        for turn, walk in zip(turns, walks, strict=True):
+            turn.walk = walk
+            turn.pending = tuple(walk.tokens[walk.fed :])
+
+    def _walk(
+        self, turns: Sequence[_Turn], walks: Sequence[_Walk], hidden_RWH: Tensor, *, ahead: bool
+    ) -> None:
+        """Walk to a leaf in every row."""
+        tries = [walk.trie for walk in walks]
+        if self._policy.distribution.whole:
+            for turn, walk, every in zip(
+                turns, walks, self._policy.log_probs(hidden_RWH, tries), strict=True
+            ):
+                walk.jump(every)
+                turn.log_probs = tuple(every.tolist()) if self._record else None
         elif ahead:
             tables = self._policy.tree_log_probs(hidden_RWH, tries)
-            for i, (walk, table) in enumerate(zip(walks, tables, strict=True)):
+            for turn, walk, table in zip(turns, walks, tables, strict=True):
                 while walk.decision >= 0:
                     walk.take(table[walk.decision])
                 if self._record:
-                    log_probs[i] = tuple(tries[i].log_probs(table).tolist())
+                    turn.log_probs = tuple(walk.trie.log_probs(table).tolist())
         else:
-            self._descend(rows, walks, hidden_RWH[:, 0])
-        for row, walk in zip(rows, walks, strict=True):
-            self._pending[row] = tuple(walk.tokens[walk.fed :])
-        return [
-            Choice(
-                number=walk.leaf,
-                log_prob=walk.log_prob,
-                log_probs=every,
-                generation=Generation(
-                    context_ids=tuple(context.tolist()),
-                    action_ids=tuple(walk.tokens),
-                    value=value,
-                ),
-            )
-            for walk, every, context, value in zip(walks, log_probs, contexts, values, strict=True)
-        ]
+            self._descend([turn.row for turn in turns], walks, hidden_RWH[:, 0])
 
     def _descend(self, rows: Sequence[int], walks: Sequence[_Walk], hidden_RH: Tensor) -> None:
         """Walk down all tries, feeding tokens only where there is a further decision to make."""
@@ -169,6 +249,60 @@ class Session:
             for i, table in zip(undecided, tables, strict=True):
                 walks[i].take(table)
             undecided = [i for i in undecided if walks[i].decision >= 0]
+
+
+class _Turn:
+    """One row's turn: what was fed, and what has been written so far."""
+
+    unfed: IntArray
+
+    def __init__(
+        self,
+        row: int,
+        context: IntArray,
+        trie: TokenTrie | None,
+        rng: np.random.Generator | None,
+    ) -> None:
+        self.row, self.context, self.trie, self.rng = row, context, trie, rng
+        self.value: float | None = None
+        self.thought: Text | None = None
+        self.before: tuple[int, ...] = ()
+        self.walk: _Walk | None = None
+        self.action: Text | None = None
+        self.log_probs: tuple[float, ...] | None = None
+        self.pending: tuple[int, ...] = ()
+
+    def choice(self) -> Choice:
+        """What was chosen, with its record."""
+        tokens, log_prob = (
+            (self.action.tokens, self.action.log_prob)
+            if self.action is not None
+            else (self._walked.tokens, self._walked.log_prob)
+        )
+        texts = [text for text in (self.thought, self.action) if text is not None]
+        kept = tuple(ids for text in texts for ids in text.kept)
+        sampling = texts[0].sampling if texts else TextSampling()
+        return Choice(
+            number=-1 if self.walk is None else self.walk.leaf,
+            text="" if self.action is None else self.action.text,
+            thought=None if self.thought is None else self.thought.text,
+            log_prob=log_prob + (0.0 if self.thought is None else self.thought.log_prob),
+            log_probs=self.log_probs,
+            generation=Generation(
+                context_ids=tuple(self.context.tolist()),
+                action_ids=(*self.before, *tokens),
+                value=self.value,
+                thought_length=len(self.before),
+                thought_log_prob=None if self.thought is None else self.thought.log_prob,
+                temperature=sampling.temperature,
+                kept_ids=kept if any(kept) else None,
+            ),
+        )
+
+    @property
+    def _walked(self) -> _Walk:
+        assert self.walk is not None
+        return self.walk
 
 
 class _Walk:
@@ -202,10 +336,3 @@ class _Walk:
         self.log_prob = float(log_probs_A[self.leaf])
         self.tokens = self.trie.paths[self.leaf].ids.tolist()
         self.decision = -1
-
-
-def sample(log_probs_C: FloatArray, rng: np.random.Generator) -> int:
-    """Draw an index by inverting the cumulative distribution; one uniform number per draw."""
-    cumulative = np.cumsum(np.exp(log_probs_C))
-    index = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
-    return min(index, len(cumulative) - 1)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retro_lightning.policy.batch import Batch, collate
-from retro_lightning.policy.transcript import Encoded
+from retro_lightning.policy.encoded import Encoded
 from retro_lightning.training.plan import Plan
 from retro_lightning.trajectory import Trajectory
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from retro_lightning.policy.transcript import Encoded, Transcript
+from retro_lightning.policy.encoded import Encoded
+from retro_lightning.policy.transcript import Transcript
 from retro_lightning.replay.index import Mask, StoreIndex
 from retro_lightning.replay.store import ReplayStore
 from retro_lightning.trajectory import Trajectory

@@ -110,7 +110,11 @@ def test_rows_of_version_1_are_read_with_what_they_lacked_filled_in() -> None:
             assert (step.generation is None) == (was.generation is None)
             if step.generation is not None and was.generation is not None:
                 assert step.generation == dataclasses.replace(
-                    was.generation, thought_length=0, temperature=1.0, kept_ids=None
+                    was.generation,
+                    thought_length=0,
+                    thought_log_prob=None,
+                    temperature=1.0,
+                    kept_ids=None,
                 )
 
 
