@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from retro_lightning.policy.actions import IntArray, TokenTrie
 from retro_lightning.policy.policy import Policy
+from retro_lightning.policy.trie import IntArray, TokenTrie
 from retro_lightning.rollout.session import Choice, Session
 from retro_lightning.trajectory import Trajectory
 from tests.benchmarks.conftest import MainJob

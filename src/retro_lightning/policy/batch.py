@@ -8,7 +8,7 @@ free: it is 0, whatever token that is, and its value changes nothing (tested).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from retro_lightning.policy.candidates import Candidates, candidates
+from retro_lightning.policy.candidates import Candidates, candidates, moved
 from retro_lightning.policy.encoded import Encoded
 from retro_lightning.trajectory import Task, Trajectory
 
@@ -104,15 +104,7 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The batch on another device."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return Batch(
-            **{
-                name: value.to(device, non_blocking=non_blocking)
-                if isinstance(value, Tensor | Candidates)
-                else value
-                for name, value in values.items()
-            }
-        )
+        return Batch(**moved(self, device, non_blocking))
 
 
 def collate(
@@ -225,7 +217,7 @@ def _prior(encoded: Sequence[Encoded], mask_DC: Tensor) -> Tensor | None:
     return prior_DC
 
 
-def _decisions(encoded: Sequence[Encoded]) -> dict[str, Tensor | None]:
+def _decisions(encoded: Sequence[Encoded]) -> dict[str, Any]:
     counts = [len(item.chosen) for item in encoded]
     position_D = np.concatenate([item.decision_position for item in encoded])
     step_D = np.concatenate([item.decision_step for item in encoded])

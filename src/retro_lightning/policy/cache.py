@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from retro_lightning.policy.actions import IntArray, TokenTrie
+from retro_lightning.policy.trie import IntArray, TokenTrie
 
 _GROWTH = 128
 

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from retro_lightning.policy.actions import IntArray
 from retro_lightning.policy.scoring import ScoredTrie
+from retro_lightning.policy.trie import IntArray
 
 LongArray = npt.NDArray[np.int64]
 _NONE: LongArray = np.zeros(0, dtype=np.int64)
@@ -49,7 +50,7 @@ class Edges:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Edges:
         """The same on another device."""
-        return Edges(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return Edges(**moved(self, device, non_blocking))
 
 
 def edges(tries: Sequence[ScoredTrie], state_at: Sequence[int], tree_at: Sequence[int]) -> Edges:
@@ -107,7 +108,7 @@ class Packed:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Packed:
         """The same on another device."""
-        return Packed(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return Packed(**moved(self, device, non_blocking))
 
 
 def pack(
@@ -177,8 +178,7 @@ class Candidates:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Candidates:
         """The same on another device."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Candidates(**{n: None if v is None else v.to(device) for n, v in values.items()})
+        return Candidates(**moved(self, device, non_blocking))
 
 
 def candidates(
@@ -218,6 +218,16 @@ def candidates(
         bare=bare,
         bare_K=torch.from_numpy(_joined(bare_K)),
     )
+
+
+def moved(record: Any, device: torch.device | str, non_blocking: bool) -> dict[str, Any]:
+    """Fields of a record of tensors, and of records of tensors, on another device."""
+    values = {item.name: getattr(record, item.name) for item in fields(record)}
+    kinds = Tensor | Edges | Packed | Candidates
+    return {
+        name: value.to(device, non_blocking=non_blocking) if isinstance(value, kinds) else value
+        for name, value in values.items()
+    }
 
 
 def _starts(counts: Sequence[int]) -> LongArray:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from retro_lightning.policy.actions import ActionDistribution, FloatArray
+from retro_lightning.policy.actions import ActionDistribution
 from retro_lightning.policy.policy import Policy
+from retro_lightning.policy.trie import FloatArray
 from retro_lightning.trajectory import Trajectory
 
 

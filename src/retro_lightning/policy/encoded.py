@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from retro_lightning.policy.actions import ActionPath, FloatArray, IntArray
 from retro_lightning.policy.scoring import ScoredTrie
+from retro_lightning.policy.trie import ActionPath, FloatArray, IntArray
 from retro_lightning.policy.written import Kept, Trained, Written
 from retro_lightning.trajectory import Step, Trajectory
 

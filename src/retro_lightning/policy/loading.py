@@ -60,7 +60,7 @@ class Loading:
             return {"dtype": dtype}
         from transformers import BitsAndBytesConfig
 
-        quantisation = BitsAndBytesConfig(
+        quantisation = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,

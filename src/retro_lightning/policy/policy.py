@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from retro_lightning.policy import directory
 from retro_lightning.policy.actions import (
     ActionDistribution,
-    FloatArray,
-    TokenTrie,
+    LogitsNotFinite,
     TrieConstrained,
     check_finite,
     log_softmax,
@@ -31,6 +30,7 @@ from retro_lightning.policy.scores import WholeActions
 from retro_lightning.policy.scoring import ScoredTrie
 from retro_lightning.policy.text import TextSampling, token_log_probs
 from retro_lightning.policy.transcript import Transcript
+from retro_lightning.policy.trie import FloatArray, TokenTrie
 from retro_lightning.policy.value_head import ValueHead, ValueHeadSettings
 from retro_lightning.policy.written import Trained
 from retro_lightning.trajectory import Task, Trajectory
@@ -161,8 +161,9 @@ class Policy(nn.Module):
             ]
         )
         hidden_H = hidden_BTH.flatten(0, 1).index_select(0, where)
-        decisions, states, finals, texts = hidden_H.split(
-            [len(batch.chosen_D), batch.steps_BS.numel(), count_B, len(batch.text_token_F)]
+        decisions, states, finals, texts = torch.split(
+            hidden_H,
+            [len(batch.chosen_D), batch.steps_BS.numel(), count_B, len(batch.text_token_F)],
         )
         child_logprobs_DC: Tensor | None = None
         if candidates is None:
@@ -217,15 +218,19 @@ class Policy(nn.Module):
         step_F = batch.text_row_F * batch.steps_BS.shape[1] + batch.text_step_F
         return _per_step(batch, step_F, logprobs_F), _per_step(batch, step_F, entropy_F)
 
-    def vocabulary_logits(self, hidden_RH: Tensor) -> FloatArray:
+    def vocabulary_logits(self, hidden_RH: Tensor, rows: Sequence[int]) -> FloatArray:
         """Logits of the whole vocabulary [R, V], float64, without gradients.
 
+        Args:
+            hidden_RH: Hidden states.
+            rows: Row that each belongs to, for the message.
+
         Raises:
-            ValueError: If they are not finite.
+            LogitsNotFinite: If they are not finite.
         """
         logits_RV = causal_lm(self.lm).get_output_embeddings()(hidden_RH)
         values_RV: FloatArray = logits_RV.detach().to("cpu", torch.float64).numpy()
-        check_finite(values_RV)
+        check_finite(values_RV, rows)
         return values_RV
 
     def child_logits(self, hidden_DH: Tensor, vocabulary_U: Tensor, index_DC: Tensor) -> Tensor:
@@ -252,7 +257,11 @@ class Policy(nn.Module):
         return logits_DU.gather(1, index_DC)
 
     def node_log_probs(
-        self, hidden_DH: Tensor, tries: Sequence[TokenTrie], decisions: Sequence[int]
+        self,
+        hidden_DH: Tensor,
+        tries: Sequence[TokenTrie],
+        decisions: Sequence[int],
+        rows: Sequence[int],
     ) -> list[FloatArray]:
         """Log-probabilities of the children of decisions, float64, without gradients.
 
@@ -260,9 +269,10 @@ class Policy(nn.Module):
             hidden_DH: Hidden state that each decision is made from.
             tries: Trie that each decision belongs to.
             decisions: Its number there.
+            rows: Row that each belongs to, for the message.
 
         Raises:
-            ValueError: If the logits are not finite.
+            LogitsNotFinite: If the logits are not finite.
         """
         if not tries:
             return []
@@ -275,7 +285,7 @@ class Policy(nn.Module):
             hidden_DH, padded["vocabulary_U"].to(device), padded["children_index_DC"].to(device)
         )
         values_DC = logits_DC.detach().to("cpu", torch.float64).numpy()
-        check_finite(values_DC)
+        check_finite(values_DC, rows)
         return [
             log_softmax_numpy(values_DC[i, :size] + (trie.prior[number] if trie.prior else 0.0))
             for i, (size, (trie, number)) in enumerate(zip(sizes, nodes, strict=True))
@@ -291,11 +301,13 @@ class Policy(nn.Module):
             tries: Valid actions of each row.
         """
         counts = [len(trie.children) for trie in tries]
-        row = torch.from_numpy(np.repeat(np.arange(len(tries)), counts)).to(hidden_RWH.device)
+        row_D = np.repeat(np.arange(len(tries)), counts)
+        row = torch.from_numpy(row_D).to(hidden_RWH.device)
         slots = np.concatenate([trie.decision_slot for trie in tries]).astype(np.int64) + 1
         hidden_DH = hidden_RWH[row, torch.from_numpy(slots).to(hidden_RWH.device)]
         owners = [trie for trie, count in zip(tries, counts, strict=True) for _ in range(count)]
-        flat = self.node_log_probs(hidden_DH, owners, [n for count in counts for n in range(count)])
+        numbers = [number for count in counts for number in range(count)]
+        flat = self.node_log_probs(hidden_DH, owners, numbers, row_D.tolist())
         ends = np.cumsum(counts)
         return [flat[end - count : end] for end, count in zip(ends, counts, strict=True)]
 
@@ -317,6 +329,9 @@ class Policy(nn.Module):
         """The whole distribution over valid actions at every step that fits into the context.
 
         It is empty where the action is free text. The policy should be in eval mode.
+
+        Raises:
+            ValueError: If the logits are not finite; names task and step.
         """
         encoded = self.transcript.encode(trajectory)
         cache = self.cached_decoder(rows=1)
@@ -329,7 +344,11 @@ class Policy(nn.Module):
                 continue
             tries = [self.transcript.trie(step.valid_actions)]
             hidden = cache.feed([0], [encoded.tokens[start : state + 1]], tries)
-            result.append(self.log_probs(hidden, tries)[0])
+            try:
+                result.append(self.log_probs(hidden, tries)[0])
+            except LogitsNotFinite as error:
+                where = f"task {trajectory.task.task_id}, step {len(result)}"
+                raise ValueError(f"{where}: {error}") from None
             start = state + 1
         return result
 

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from retro_lightning.policy.actions import FloatArray, check_finite, log_softmax_numpy
+from retro_lightning.policy.actions import check_finite, log_softmax_numpy
 from retro_lightning.policy.candidates import Candidates, Edges, Packed, edges, pack_bare
 from retro_lightning.policy.forward import hidden_states
 from retro_lightning.policy.loading import causal_lm
 from retro_lightning.policy.scoring import ScoredTrie
+from retro_lightning.policy.trie import FloatArray
 
 Head = Callable[[Tensor], Tensor]
 """From hidden states [P, H] to logits [P, V] over the whole vocabulary."""
@@ -64,7 +65,7 @@ class WholeActions:
             tries: Valid actions of each row.
 
         Raises:
-            ValueError: If the logits are not finite.
+            LogitsNotFinite: If the logits are not finite.
         """
         state_at = np.arange(len(tries)) * hidden_RWH.shape[1]
         where = edges(tries, state_at.tolist(), (state_at + 1).tolist()).to(hidden_RWH.device)
@@ -72,12 +73,13 @@ class WholeActions:
         distinct = list({id(trie): trie for trie in tries if trie.bare is not None}.values())
         if distinct:
             bare_K = self._bare_scores(pack_bare(distinct).to(hidden_RWH.device))
-            of_each = bare_K.split([len(trie.distinct) for trie in distinct])
+            of_each = torch.split(bare_K, [len(trie.distinct) for trie in distinct])
             bare = {id(trie): scores for trie, scores in zip(distinct, of_each, strict=True)}
             scores_K = scores_K - torch.cat([bare[id(trie)] for trie in tries])
         scores = scores_K.to("cpu", torch.float64).numpy()
-        check_finite(scores)
-        ends = np.cumsum([len(trie.distinct) for trie in tries])
+        counts = [len(trie.distinct) for trie in tries]
+        check_finite(scores, np.repeat(np.arange(len(tries)), counts).tolist())
+        ends = np.cumsum(counts)
         result = []
         for trie, own in zip(tries, np.split(scores, ends[:-1]), strict=True):
             every = np.full(len(trie.first), -np.inf)
@@ -115,7 +117,7 @@ def summed_log_probs(hidden_XH: Tensor, edges: Edges, head: Head, vocabulary: in
         parts = []
         bounds = torch.arange(0, len(hidden_PH) + rows, rows, device=hidden_PH.device)
         ends = torch.searchsorted(edges.edge_parent_E, bounds).tolist()
-        for number, chunk_PH in enumerate(hidden_PH.split(rows)):
+        for number, chunk_PH in enumerate(torch.split(hidden_PH, rows)):
             span = slice(ends[number], ends[number + 1])
             parent_E = edges.edge_parent_E[span] - number * rows
             token_E = edges.edge_token_E[span]

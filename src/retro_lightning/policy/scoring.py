@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from retro_lightning.policy.actions import ActionDistribution, IntArray, TokenTrie, TrieConstrained
+from retro_lightning.policy.actions import ActionDistribution, TrieConstrained
+from retro_lightning.policy.trie import IntArray, TokenTrie
 
 
 class ScoredTrie(TokenTrie):

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from retro_lightning.policy.actions import ActionDistribution, ActionPath, IntArray, TokenTrie
+from retro_lightning.policy.actions import ActionDistribution
 from retro_lightning.policy.tokenizer import fingerprint
+from retro_lightning.policy.trie import ActionPath, IntArray, TokenTrie
 from retro_lightning.trajectory import Task, Trajectory
 
 if TYPE_CHECKING:

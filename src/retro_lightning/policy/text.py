@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from retro_lightning.policy.actions import FloatArray, IntArray, log_softmax_numpy
+from retro_lightning.policy.actions import log_softmax_numpy
+from retro_lightning.policy.trie import FloatArray, IntArray
 
 _LOGITS_AT_ONCE = 2**25
 """Most vocabulary logits that are kept at a time (128 MiB in float32); more are computed anew in

@@ -25,16 +25,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from retro_lightning.policy.actions import (
-    ActionDistribution,
-    ActionPath,
-    IntArray,
-    TokenTrie,
-    TrieConstrained,
-)
+from retro_lightning.policy.actions import ActionDistribution, TrieConstrained
 from retro_lightning.policy.encoded import Encoded, assemble
 from retro_lightning.policy.scoring import ScoredTrie
 from retro_lightning.policy.segments import Segments, action_text, observation_text, task_text
+from retro_lightning.policy.trie import ActionPath, IntArray, TokenTrie
 from retro_lightning.policy.written import Trained, Written, chosen, written
 from retro_lightning.trajectory import Generation, Step, Task, Trajectory
 

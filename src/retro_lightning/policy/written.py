@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from retro_lightning.policy.actions import ActionPath, IntArray
+from retro_lightning.policy.trie import ActionPath, IntArray
 
 Trained = Literal["all", "action", "thought"]
 """Which parts of a step are learnt from; a thought is only there where one was written."""

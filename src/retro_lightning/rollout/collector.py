@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from retro_lightning.environments.base import EnvironmentFactory, TextEnv
-from retro_lightning.policy.actions import IntArray, TokenTrie
+from retro_lightning.policy.actions import LogitsNotFinite
 from retro_lightning.policy.policy import Policy
 from retro_lightning.policy.text import TextSampling
+from retro_lightning.policy.trie import IntArray, TokenTrie
 from retro_lightning.rollout.batched import reset_all, step_all
 from retro_lightning.rollout.episode import EpisodeRecorder
 from retro_lightning.rollout.seeds import generator
@@ -175,7 +176,12 @@ class _Tables:
         acting, contexts, tries = self._ready()
         if acting:
             rows = [seat.row for seat in acting]
-            choices = self._session.act(rows, contexts, tries, [seat.rng for seat in acting])
+            try:
+                choices = self._session.act(rows, contexts, tries, [seat.rng for seat in acting])
+            except LogitsNotFinite as error:
+                seat = self.seats[error.row]
+                where = f"task {seat.job.task.task_id}, step {seat.steps}"
+                raise ValueError(f"{where}: {error}") from None
             self._apply(acting, choices)
         return [seat for seat in self.seats.values() if seat.recorder.done]
 

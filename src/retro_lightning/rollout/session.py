@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retro_lightning.policy.actions import FloatArray, IntArray, TokenTrie
+from retro_lightning.policy.actions import LogitsNotFinite
 from retro_lightning.policy.policy import Policy
 from retro_lightning.policy.text import TextSampling
 from retro_lightning.policy.transcript import Transcript
+from retro_lightning.policy.trie import FloatArray, IntArray, TokenTrie
 from retro_lightning.rollout.writing import Text, sample, write
 from retro_lightning.trajectory import Generation, Task
 
@@ -125,6 +126,9 @@ class Session:
 
         Returns:
             One choice per row.
+
+        Raises:
+            LogitsNotFinite: If the logits of a row are not finite; ``row`` is that of the session.
         """
         turns = [
             _Turn(row, context, trie, rng)
@@ -197,7 +201,20 @@ class Session:
         ahead = whole or self._record or small
         hidden_RWH = self._feed(turns, tries if ahead else None)
         walks = [_Walk(trie, turn.rng) for trie, turn in zip(tries, turns, strict=True)]
-        if whole:
+        try:
+            self._walk(turns, walks, hidden_RWH, ahead=ahead)
+        except LogitsNotFinite as error:
+            raise LogitsNotFinite(turns[error.row].row) from None
+        for turn, walk in zip(turns, walks, strict=True):
+            turn.walk = walk
+            turn.pending = tuple(walk.tokens[walk.fed :])
+
+    def _walk(
+        self, turns: Sequence[_Turn], walks: Sequence[_Walk], hidden_RWH: Tensor, *, ahead: bool
+    ) -> None:
+        """Walk to a leaf in every row."""
+        tries = [walk.trie for walk in walks]
+        if self._policy.distribution.whole:
             for turn, walk, every in zip(
                 turns, walks, self._policy.log_probs(hidden_RWH, tries), strict=True
             ):
@@ -212,9 +229,6 @@ class Session:
                     turn.log_probs = tuple(walk.trie.log_probs(table).tolist())
         else:
             self._descend([turn.row for turn in turns], walks, hidden_RWH[:, 0])
-        for turn, walk in zip(turns, walks, strict=True):
-            turn.walk = walk
-            turn.pending = tuple(walk.tokens[walk.fed :])
 
     def _descend(self, rows: Sequence[int], walks: Sequence[_Walk], hidden_RH: Tensor) -> None:
         """Walk down all tries, feeding tokens only where there is a further decision to make."""
@@ -230,6 +244,7 @@ class Session:
                 hidden_RH[undecided],
                 [walks[i].trie for i in undecided],
                 [walks[i].decision for i in undecided],
+                undecided,
             )
             for i, table in zip(undecided, tables, strict=True):
                 walks[i].take(table)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from retro_lightning.policy.actions import FloatArray
 from retro_lightning.policy.cache import CachedDecoder
 from retro_lightning.policy.policy import Policy
 from retro_lightning.policy.text import TextSampling
+from retro_lightning.policy.trie import FloatArray
 
 
 class Text:
@@ -71,13 +71,14 @@ def write(
         rngs: Source of randomness of each row; None = the most probable token.
 
     Raises:
-        ValueError: If the logits are not finite.
+        LogitsNotFinite: If the logits of a row are not finite.
     """
     texts = [Text(sampling, limit, rng) for rng in rngs]
     going = list(range(len(rows)))
     hidden_GH = hidden_RH
     while going:
-        for i, logits_V in zip(going, policy.vocabulary_logits(hidden_GH), strict=True):
+        logits_GV = policy.vocabulary_logits(hidden_GH, [rows[i] for i in going])
+        for i, logits_V in zip(going, logits_GV, strict=True):
             texts[i].take(logits_V, policy)
         going = [i for i in going if not texts[i].done]
         if going:

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retro_lightning.policy.actions import TokenTrie, log_softmax, log_softmax_numpy
+from retro_lightning.policy.actions import log_softmax, log_softmax_numpy
+from retro_lightning.policy.trie import TokenTrie
 
 END = 9
 TOKENS = st.lists(st.integers(0, 5), min_size=0, max_size=4).map(tuple)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -12,12 +13,17 @@ from torch import nn
 
 import naive
 import tiny
+from retro_lightning.environments.base import make_tasks
+from retro_lightning.policy.actions import ActionDistribution, TrieConstrained
 from retro_lightning.policy.batch import collate
 from retro_lightning.policy.language_model import LoraSettings, PretrainedLM
 from retro_lightning.policy.loading import loading_of
 from retro_lightning.policy.policy import Policy
+from retro_lightning.policy.scoring import SequenceScore
 from retro_lightning.policy.value_head import ValueHeadSettings
+from retro_lightning.rollout.collector import Job, collect
 from retro_lightning.trajectory import Trajectory
+from tests.support import CorridorEnv
 
 _EMBEDDINGS = 310
 """A few more than tokens: Qwen2 tokenizers bring an end-of-text token of their own."""
@@ -336,9 +342,37 @@ def test_weights_that_are_no_safetensors_and_directories_that_are_no_models(tmp_
         Policy.load(base)
 
 
-def test_logits_that_are_not_finite_are_reported_by_a_session() -> None:
-    policy = tiny.policy()
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("distribution", [TrieConstrained(), SequenceScore()])
+def test_logits_that_are_not_finite_are_reported_with_task_and_step(
+    distribution: ActionDistribution, descending: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if descending:
+        monkeypatch.setattr("retro_lightning.rollout.session._SMALL_TREE", -1)
+    plain = tiny.policy()
+    policy = Policy(
+        plain.lm, plain.tokenizer, value_head=plain.value_head, distribution=distribution
+    ).eval()
+    make = functools.partial(CorridorEnv, length=9)
+    jobs = [Job(task, 0) for task in make_tasks("corridor", make, "train", 4)]
+    damaged = jobs[2].task.task_id
+    embeddings = policy.lm.get_input_embeddings()
+
+    def damage(module, inputs, output):  # one row of the batch, as a poisoned embedding would
+        if output.shape[0] == 4 and output.shape[1] > 1:
+            output[2] = float("nan")
+        return output
+
+    embeddings.register_forward_hook(damage)
+    with (
+        torch.no_grad(),
+        pytest.raises(
+            ValueError,
+            match=rf"^task {damaged}, step 0: the language model's logits are not finite",
+        ),
+    ):
+        list(collect(policy, {"corridor": make}, jobs, run="run", seed=1))
     with torch.no_grad():
         policy.lm.get_output_embeddings().weight.fill_(float("nan"))
-    with pytest.raises(ValueError, match="logits are not finite"):
-        tiny.acted(policy, tiny.trajectory(0, 1))
+    with pytest.raises(ValueError, match=r"^task tiny:0, step 0: the language model's logits are"):
+        policy.action_log_probs(tiny.trajectory(0, 1))

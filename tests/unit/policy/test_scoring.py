@@ -13,17 +13,19 @@ import torch
 import naive
 import tiny
 from retro_lightning.policy import scores
-from retro_lightning.policy.actions import ActionDistribution, TokenTrie, TrieConstrained
+from retro_lightning.policy.actions import ActionDistribution, TrieConstrained
 from retro_lightning.policy.batch import collate
 from retro_lightning.policy.conditioning import LearnedTaskEmbedding
 from retro_lightning.policy.language_model import LoraSettings, PretrainedLM
 from retro_lightning.policy.policy import Evaluation, Policy
 from retro_lightning.policy.scoring import (
     PointwiseMutualInformation,
+    ScoredTrie,
     SequenceScore,
     TokenMean,
     WordMean,
 )
+from retro_lightning.policy.trie import TokenTrie
 from retro_lightning.policy.value_head import ValueHead
 from retro_lightning.rollout.session import Session
 from retro_lightning.trajectory import Trajectory
@@ -195,6 +197,48 @@ def test_the_uniform_prior_makes_every_action_equally_likely_under_equal_logits(
             logits = trie.prior[number] if prior else np.zeros(len(children))
             tables.append(logits - np.log(np.exp(logits).sum()))
         np.testing.assert_allclose(np.exp(trie.log_probs(tables)), probs)
+
+
+def test_the_example_of_the_documentation() -> None:
+    # docs/distributions.md: tokens go 1, stop 2, north 3, south 4, end 9.
+    ids = [(1, 3), (1, 4), (2,)]
+    texts = ["go north", "go south", "stop"]
+    chance = {(): {1: 0.6, 2: 0.3}, (1,): {3: 0.1, 4: 0.1}, (2,): {9: 0.9}}
+    certain = {(1, 3): {9: 1.0}, (1, 4): {9: 1.0}}
+    found = {}
+    for name, made in {"default": TrieConstrained, **DISTRIBUTIONS}.items():
+        trie = made().trie(texts, ids, end=9, bare=np.array([0], dtype=np.int32))
+        if isinstance(trie, ScoredTrie):
+            prefix = {
+                -1: (),
+                **{s: tuple(trie.tree_tokens[m]) for s, m in enumerate(trie.tree_mask)},
+            }
+            logs = [
+                np.log({**chance, **certain}[prefix[slot]][token])
+                for slot, token in zip(trie.edge_slot, trie.edge_token, strict=True)
+            ]
+            sums = np.bincount(trie.member_candidate, np.array(logs)[trie.member_edge])
+            weights = np.exp(sums / trie.divisors)
+            found[name] = weights / weights.sum()
+        else:
+            tables = []
+            for number, children in enumerate(trie.children):
+                path = next(p for p in trie.paths if number in p.nodes)
+                before = tuple(path.ids[: path.offsets[list(path.nodes).index(number)]])
+                weights = np.array([chance[before][token] for token in children])
+                weights *= np.exp(trie.prior[number]) if trie.prior else 1.0
+                tables.append(np.log(weights / weights.sum()))
+            found[name] = np.exp(trie.log_probs(tables))
+    for name, probs in {
+        "default": [1 / 3, 1 / 3, 1 / 3],
+        "uniform_prior": [0.4, 0.4, 0.2],
+        "sequence": [0.06 / 0.39, 0.06 / 0.39, 0.27 / 0.39],
+        "token_mean": [0.300, 0.300, 0.399],  # 0.3915, 0.3915, 0.5196 of 1.3026
+        "word_mean": [0.322, 0.322, 0.355],  # 0.2449, 0.2449, 0.27 of 0.7599
+    }.items():
+        np.testing.assert_allclose(found[name], probs, atol=6e-4)
+    p, q = found["default"], found["sequence"]
+    assert (p * np.log(p / q)).sum() == pytest.approx(0.272, abs=5e-4)
 
 
 def test_a_policy_that_knows_nothing_begins_uniform_under_the_prior() -> None:

@@ -29,6 +29,8 @@ class FreshRollouts(Callback):
         attempts_per_task: Attempts at each task in one round; they form a group.
         parallel_environments: Environments that act at the same time in one batch.
         max_steps: Steps after which the collector cuts an episode; null = the task's own limit.
+        record_distribution: Store the probability of every valid action with each step, not of the
+            one taken alone: exact ratios and off-policy evaluation for more time and disk.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class FreshRollouts(Callback):
         attempts_per_task: int = 1,
         parallel_environments: int = 128,
         max_steps: int | None = None,
+        record_distribution: bool = False,
     ) -> None:
         super().__init__()
         for name, value in (
@@ -51,6 +54,7 @@ class FreshRollouts(Callback):
         self.attempts_per_task = attempts_per_task
         self.parallel_environments = parallel_environments
         self.max_steps = max_steps
+        self.record_distribution = record_distribution
         self._seen_to = -1
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -121,6 +125,7 @@ class FreshRollouts(Callback):
                     seed=module.seed,
                     batch_size=self.parallel_environments,
                     max_steps=self.max_steps,
+                    record_distribution=self.record_distribution,
                     on_progress=advance,
                 )
             )
