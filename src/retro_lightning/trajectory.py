@@ -26,7 +26,7 @@ import hashlib
 import json
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -232,7 +232,8 @@ def _fields(record: Any) -> dict[str, Any]:
 
     So that a record that was written under version 1 keeps its content hash.
     """
-    names, values_of, added = _layout(type(record))
+    kind: Hashable = type(record)
+    names, values_of, added = _layout(kind)
     values = dict(zip(names, values_of(record), strict=True))
     for name, default in added:
         if values[name] == default:
