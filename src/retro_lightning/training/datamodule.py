@@ -352,6 +352,7 @@ class ReplayDataModule(L.LightningDataModule):
         """Return to a checkpoint of a fit; rollouts newer than it are set aside, never read."""
         if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
+        self.memory.require_whole()
         self.memory.restore(state_dict["snapshot"])
         plan = state_dict["plan"]
         self._plan = None if plan is None else Plan.from_state(plan)
