@@ -68,9 +68,7 @@ class ProvingGround(gymnasium.Env[str, str]):
             ValueError: If there are too few or too many labels.
         """
         if not 2 <= labels <= len(_LABELS):
-            raise ValueError(
-                f"{type(self).__name__}: labels is {labels}; give 2 to {len(_LABELS)}"
-            )
+            raise ValueError(f"{type(self).__name__}: labels is {labels}; give 2 to {len(_LABELS)}")
         self._count = labels
         self.observation_space = UnicodeText()
         self.action_space = UnicodeText()

@@ -141,9 +141,7 @@ class ScriptedActor(Actor):
         ]
 
 
-def play(
-    request: Request, name: str, choose: Callable[[str, tuple[str, ...]], str]
-) -> Trajectory:
+def play(request: Request, name: str, choose: Callable[[str, tuple[str, ...]], str]) -> Trajectory:
     """One attempt, turn by turn; what the chooser or the environment raises is a fault.
 
     Args:

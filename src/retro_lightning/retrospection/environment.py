@@ -26,7 +26,6 @@ import functools
 import hashlib
 import json
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -34,13 +33,19 @@ import gymnasium
 
 from retro_lightning.environments.base import (
     EnvironmentFactory,
-    TextEnv,
     describe,
     split_of,
     state_hash,
 )
 from retro_lightning.environments.spaces import UnicodeText
 from retro_lightning.retrospection.actor import Actor, Request
+from retro_lightning.retrospection.attempts import (
+    make_attempts,
+    make_several,
+    require_same_start,
+    require_sound,
+)
+from retro_lightning.retrospection.hints import require_writer
 from retro_lightning.retrospection.memory import Memory
 from retro_lightning.rollout.seeds import generator
 from retro_lightning.trajectory import Task, Trajectory
@@ -53,12 +58,6 @@ FIRST_ATTEMPTS = 8
 
 _ROOM = 1_000
 """Attempt numbers kept for each retry: those of retry k begin at k * 1000."""
-
-_REMEMBERED = 50_000
-
-
-class ActorFault(RuntimeError):
-    """The actor, or its environment, could not make an attempt."""
 
 
 class RetrospectionEnv(gymnasium.Env[str, str]):
@@ -148,9 +147,10 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
             env._begin(seed)
         for number in range(FIRST_ATTEMPTS):
             open_ = [env for env in environments if env._goes_on_searching()]
-            attempts = make_attempts([(env, env._request(number, ())) for env in open_], keep=True)
+            asked = [(env.actor, env._request(number, ())) for env in open_]
+            attempts = make_attempts(asked, keep=True)
             for env, attempt in zip(open_, attempts, strict=True):
-                env._failed = attempt
+                env._failed, env._searched = attempt, number + 1
         return [env._guarded(env._opening) for env in environments]
 
     @staticmethod
@@ -168,13 +168,16 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
             for env, action in zip(environments, actions, strict=True)
         ]
         fine = [place for place, plan in enumerate(plans) if not isinstance(plan, Exception)]
-        retries = _in_one(environments, fine, [plans[place][0] for place in fine], keep=False)
-        controls = _in_one(environments, fine, [plans[place][1] for place in fine], keep=True)
+        actors = [environments[place].actor for place in fine]
+        asked = [plans[place][0] for place in fine]
+        compared = [plans[place][1] for place in fine]
+        retries = make_several(list(zip(actors, asked, strict=True)), keep=False)
+        controls = make_several(list(zip(actors, compared, strict=True)), keep=True)
         results: list[Any] = list(plans)
-        for place, tried, compared in zip(fine, retries, controls, strict=True):
+        for place, tried, others in zip(fine, retries, controls, strict=True):
             env = environments[place]
             results[place] = env._guarded(
-                functools.partial(env._conclude, actions[place], tried, compared)
+                functools.partial(env._conclude, actions[place], tried, others)
             )
         return results
 
@@ -195,8 +198,19 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
         )
         self._state = str(info.get("initial_state", observation))
         self._failed: Trajectory | None = None
+        self._searched = 0
         self._reflections: list[str] = []
         self._tried = 0
+
+    @property
+    def at_once(self) -> bool:
+        """Whether the very first attempt at the task succeeded, and another is reflected on."""
+        return self._failed is not None and self._searched > 1
+
+    @property
+    def tried(self) -> int:
+        """Retries made so far."""
+        return self._tried
 
     def _goes_on_searching(self) -> bool:
         attempt = self._failed
@@ -208,7 +222,7 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
     def _opening(self) -> tuple[str, dict[str, Any]]:
         failed = self._failed
         assert failed is not None
-        _require_sound(failed)
+        require_sound(failed)
         return self.memory.describe(failed), {**self._info(failed), "initial_state": self._state}
 
     def _plan(self, reflection: str | None) -> tuple[list[Request], list[Request]]:
@@ -233,8 +247,8 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
         before = self._failed
         assert before is not None
         for attempt in (*retries, *controls):
-            _require_sound(attempt)
-            _require_same_start(before, attempt)
+            require_sound(attempt)
+            require_same_start(before, attempt)
         reached = _mean(retries)
         reward = reached - (_mean(controls) if controls else before.total_return)
         self._tried += 1
@@ -274,64 +288,9 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
         The episode goes on as it was.
         """
         env: Any = self._env
+        require_writer(env, self._family)
         env.reset(seed=self._task.seed)
         return str(env.write_reflection(quality, rng))
-
-
-def make_attempts(
-    asked: Sequence[tuple[RetrospectionEnv, Request]], *, keep: bool
-) -> list[Trajectory]:
-    """Let actors make attempts, all of one actor's together.
-
-    Args:
-        asked: For whom, and which attempts.
-        keep: Remember them; one that is remembered is not made again.
-    """
-    made: dict[int, Trajectory] = {}
-    open_: dict[str, list[int]] = {}
-    for place, (env, request) in enumerate(asked):
-        known = _remembered(env.actor.key).get(_name(request)) if keep else None
-        if known is not None:
-            made[place] = known
-        else:
-            open_.setdefault(env.actor.key, []).append(place)
-    for key, places in open_.items():
-        attempts = asked[places[0]][0].actor.attempt([asked[place][1] for place in places])
-        for place, attempt in zip(places, attempts, strict=True):
-            made[place] = attempt
-            if keep and attempt.truncation != "fault":
-                memo = _remembered(key)
-                memo[_name(asked[place][1])] = attempt
-                if len(memo) > _REMEMBERED:
-                    memo.popitem(last=False)
-    return [made[place] for place in range(len(asked))]
-
-
-def _in_one(
-    environments: Sequence[RetrospectionEnv],
-    places: Sequence[int],
-    requests: Sequence[Sequence[Request]],
-    *,
-    keep: bool,
-) -> list[list[Trajectory]]:
-    """The attempts of several environments, made together and handed back to each."""
-    flat = [
-        (environments[place], request)
-        for place, several in zip(places, requests, strict=True)
-        for request in several
-    ]
-    attempts = iter(make_attempts(flat, keep=keep))
-    return [[next(attempts) for _ in several] for several in requests]
-
-
-@functools.cache
-def _remembered(actor: str) -> OrderedDict[tuple[Any, ...], Trajectory]:
-    """The attempts of one actor that are made only once in a process."""
-    return OrderedDict()
-
-
-def _name(request: Request) -> tuple[Any, ...]:
-    return request.task.task_id, request.number, request.reflections
 
 
 def _family(environment: EnvironmentFactory) -> str:
@@ -346,20 +305,6 @@ def _given(reflection: str | None) -> list[str]:
 
 def _mean(attempts: Sequence[Trajectory]) -> float:
     return math.fsum(attempt.total_return for attempt in attempts) / len(attempts)
-
-
-def _require_sound(attempt: Trajectory) -> None:
-    if attempt.truncation == "fault" or not attempt.steps:
-        raise ActorFault(f"the actor's attempt failed: {attempt.fault or 'it took no step'}")
-
-
-def _require_same_start(before: Trajectory, after: Trajectory) -> None:
-    one, other = before.steps[0], after.steps[0]
-    if (one.observation, one.valid_actions) != (other.observation, other.valid_actions):
-        raise ActorFault(
-            f"task {before.task.task_id} began otherwise in the retry than in the attempt before: "
-            "reset(seed) of the actor's environment must always lead to the same state"
-        )
 
 
 def _result(result: Any) -> Any:
