@@ -147,7 +147,7 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
             env._begin(seed)
         for number in range(FIRST_ATTEMPTS):
             open_ = [env for env in environments if env._goes_on_searching()]
-            asked = [(env.actor, env._request(number, ())) for env in open_]
+            asked = [(env.actor, env.requests(number, 1, [])[0]) for env in open_]
             attempts = make_attempts(asked, keep=True)
             for env, attempt in zip(open_, attempts, strict=True):
                 env._failed, env._searched = attempt, number + 1
@@ -208,6 +208,11 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
         return self._failed is not None and self._searched > 1
 
     @property
+    def task(self) -> Task:
+        """The actor's task."""
+        return self._task
+
+    @property
     def tried(self) -> int:
         """Retries made so far."""
         return self._tried
@@ -216,8 +221,17 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
         attempt = self._failed
         return attempt is None or (attempt.success and attempt.truncation != "fault")
 
-    def _request(self, number: int, reflections: Sequence[str]) -> Request:
-        return Request(self._make, self._task, number, tuple(reflections))
+    def requests(self, first: int, count: int, reflections: Sequence[str]) -> list[Request]:
+        """Requests for attempts at the present task.
+
+        Args:
+            first: Number of the first attempt.
+            count: How many.
+            reflections: What has been written about the task; the actor is told what its memory
+                holds of it.
+        """
+        told = self.memory.told(self._task, reflections)
+        return [Request(self._make, self._task, first + n, told) for n in range(count)]
 
     def _opening(self) -> tuple[str, dict[str, Any]]:
         failed = self._failed
@@ -230,12 +244,11 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
         if reflection is not None:
             self.memory.check(reflection)
         first = _ROOM * (self._tried + 1)
-        told = self.memory.told(self._task, [*self._reflections, *_given(reflection)])
-        retries = [self._request(first + number, told) for number in range(self._samples)]
+        before = self._reflections
+        retries = self.requests(first, self._samples, [*before, *_given(reflection)])
         if self._reward != "lift" or reflection is None:
             return retries, []
-        placebo = self.memory.told(self._task, [*self._reflections, self.placebo()])
-        return retries, [self._request(first + n, placebo) for n in range(self._controls)]
+        return retries, self.requests(first, self._controls, [*before, self.placebo()])
 
     def _conclude(
         self,
