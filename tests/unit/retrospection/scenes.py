@@ -32,12 +32,19 @@ def follow_hints(
     return valid[int(rng.integers(len(valid)))]
 
 
+_CALLS: dict[str, list[list[Request]]] = {}
+
+
 class Counting(ScriptedActor):
     """Follows hints and keeps the requests of every call."""
 
     def __init__(self, name: str, choose: Callable[..., str] = follow_hints) -> None:
         super().__init__(choose, name)
-        self.calls: list[list[Request]] = []
+        _CALLS[name] = []
+
+    @property
+    def calls(self) -> list[list[Request]]:
+        return _CALLS[self.key]
 
     def attempt(self, requests: Any) -> list[Trajectory]:
         self.calls.append(list(requests))

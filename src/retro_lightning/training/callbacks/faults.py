@@ -56,4 +56,4 @@ class FaultLimit(Callback):
 
 def _reason(fault: Trajectory) -> str:
     """What went wrong, without the task it went wrong at, so that equal reasons count together."""
-    return re.sub(r"task \S+( step \d+:)?", "task …", str(fault.fault))
+    return re.sub(r"task \S+?([,:]?)(?=\s)", r"task …\1", str(fault.fault))
