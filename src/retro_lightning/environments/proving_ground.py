@@ -1,6 +1,6 @@
 """Behaviour half: text tasks in which a first attempt must mostly fail and tells why.
 
-A label (of a box, a key, a storage region, a channel) is secret. Whoever tries a wrong one fails,
+A label (of a box, a key, a storage region) is secret. Whoever tries a wrong one fails,
 and the last thing seen names the right one: too late for this attempt, just what the next one
 needs. The labels of all kinds come from one pool of words, so that whoever has learnt to copy the
 right label in some kinds can be asked for it in a kind never seen.
@@ -263,18 +263,21 @@ class RefusedCall(_Pointed):
     RIGHT = "{subject} fetched"
 
 
-class SilentRadio(_Pointed):
-    """Call somebody on one of several channels; after a wrong one a note says who listens where."""
+class RecordsRoom(_Pointed):
+    """Find a table in one of several boxes; after a wrong one the room is closed.
 
-    SUBJECTS = ("ana", "ben", "cleo", "dan", "eva", "finn", "gina", "hugo", "ida", "kira")
-    SAYINGS = ("{subject} listens on channel {label}", "tune to channel {label} for {subject}")
-    ASK = "call {subject}"
-    BEFORE = "channels:"
-    TAKE = "tune to channel {label}"
-    BETWEEN = "you are on channel {label}. in range: {subjects}"
-    POINT = "call {subject}"
-    WRONG = "silence on {label}. a note says {subject} listens on channel {secret}"
-    RIGHT = "{subject} answers"
+    Its words are those of the other kinds, put together anew: a kind to keep out of training.
+    """
+
+    SUBJECTS = RefusedCall.SUBJECTS
+    SAYINGS = ("{subject} is in the {label} box", "open the {label} box for {subject}")
+    ASK = "find {subject}"
+    BEFORE = "boxes:"
+    TAKE = "open the {label} box"
+    BETWEEN = "the {label} box is open. tables: {subjects}"
+    POINT = "take {subject}"
+    WRONG = "error: no {subject} in the {label} box. {subject} is stored in the {secret} box"
+    RIGHT = "you hold {subject}"
 
 
 def _pick(pool: Sequence[str], rng: np.random.Generator) -> str:

@@ -77,6 +77,9 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
         controls: Control retries that ``lift`` subtracts the mean of. They are made once for each
             failed attempt.
         memory: What reflector and actor are shown.
+        unusable: Reward of a reflection that is empty, too long or repeats itself; the actor tries
+            again and is not told it. None = the episode is a fault and never learnt from. Give a
+            number where a reflector learns: nothing else would keep it from such texts.
         placebos: Reflections that help with no task, for ``lift``; empty = helpful ones that the
             environment itself writes (``write_reflection``) for other tasks.
     """
@@ -92,6 +95,7 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
         samples: int = 1,
         controls: int = 4,
         memory: Memory | None = None,
+        unusable: float | None = None,
         placebos: Sequence[str] = (),
     ) -> None:
         for name, value in (("retries", retries), ("samples", samples), ("controls", controls)):
@@ -101,7 +105,7 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
         self._reward, self._retries = reward, retries
         self._samples, self._controls = samples, controls
         self.memory = memory if memory is not None else Memory()
-        self._placebos = tuple(placebos)
+        self._unusable, self._placebos = unusable, tuple(placebos)
         self._env = environment()
         self._family = _family(environment)
         if reward == "lift" and not placebos and not hasattr(self._env, "write_reflection"):
@@ -241,8 +245,10 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
 
     def _plan(self, reflection: str | None) -> tuple[list[Request], list[Request]]:
         """The retries and the control retries that the reflection calls for."""
-        if reflection is not None:
-            self.memory.check(reflection)
+        if reflection is not None and (complaint := self.memory.complaint(reflection)):
+            if self._unusable is None:
+                raise ValueError(complaint)
+            reflection = None
         first = _ROOM * (self._tried + 1)
         before = self._reflections
         retries = self.requests(first, self._samples, [*before, *_given(reflection)])
@@ -262,10 +268,13 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
         for attempt in (*retries, *controls):
             require_sound(attempt)
             require_same_start(before, attempt)
-        reached = _mean(retries)
-        reward = reached - (_mean(controls) if controls else before.total_return)
         self._tried += 1
-        self._reflections += _given(reflection)
+        if reflection is not None and self.memory.complaint(reflection):
+            assert self._unusable is not None
+            reward = self._unusable
+        else:
+            reward = _mean(retries) - (_mean(controls) if controls else before.total_return)
+            self._reflections += _given(reflection)
         self._failed = retries[0]
         over = retries[0].success or self._tried >= self._retries
         return self.memory.describe(retries[0]), reward, over, False, self._info(retries[0])

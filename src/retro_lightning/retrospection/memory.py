@@ -31,7 +31,7 @@ class Memory:
     Args:
         attempt_words: Longest description of an attempt, in words. Longer ones keep the first turn
             and as many of the latest as fit; what is between becomes ``...``.
-        reflection_words: Longest reflection, in words; a longer one is a fault.
+        reflection_words: Longest reflection, in words; a longer one cannot be used.
         last: Reflections of the episode that the actor is told, the latest ones. Higher = more to
             go by and more to be misled by.
         library: Lines that the actor is told besides, before the reflections.
@@ -83,23 +83,23 @@ class Memory:
             kept.append(turn)
         return "".join(reversed(kept))
 
-    def check(self, reflection: str) -> None:
-        """Refuse a reflection that an actor should not be given.
+    def complaint(self, reflection: str) -> str | None:
+        """What is wrong with a reflection that an actor should not be told; None = nothing.
 
-        Raises:
-            ValueError: If it is empty, too long, or says the same over and over.
+        It is empty, too long, or says the same over and over.
         """
         words = reflection.split()
         if not words:
-            raise ValueError("the reflection is empty")
+            return "the reflection is empty"
         if len(words) > self.reflection_words:
-            raise ValueError(
+            return (
                 f"the reflection has {len(words)} words, more than memory.reflection_words "
                 f"({self.reflection_words})"
             )
         again = repeated(words)
         if again:
-            raise ValueError(f"the reflection repeats {again!r} more than {_MOST_REPEATS} times")
+            return f"the reflection repeats {again!r} more than {_MOST_REPEATS} times"
+        return None
 
 
 def repeated(words: Sequence[str]) -> str:

@@ -14,11 +14,11 @@ from retro_lightning.environments.proving_ground import (
     HiddenObject,
     LockedDoor,
     ProvingGround,
+    RecordsRoom,
     RefusedCall,
-    SilentRadio,
 )
 
-KINDS: tuple[type[ProvingGround], ...] = (HiddenObject, LockedDoor, RefusedCall, SilentRadio)
+KINDS: tuple[type[ProvingGround], ...] = (HiddenObject, LockedDoor, RefusedCall, RecordsRoom)
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -64,7 +64,7 @@ def test_a_failed_attempt_ends_by_naming_what_a_helpful_reflection_must_name(
             continue
         failures += 1
         helpful, wrong = (env.write_reflection(q, rng).split() for q in ("helpful", "wrong"))
-        secret = observation.replace(" box", "").replace(" key", "").split()[-1]
+        secret = observation.removesuffix(" box").removesuffix(" key").split()[-1]
         assert secret in helpful
         assert secret not in wrong
         assert info["instruction"].split()[-1] in helpful
@@ -100,7 +100,7 @@ def test_what_each_kind_says() -> None:
     assert "time is up. the" in _failure(HiddenObject())
     assert "lock takes the" in _failure(LockedDoor())
     assert "is stored in region" in _failure(RefusedCall())
-    assert "listens on channel" in _failure(SilentRadio())
+    assert "is stored in the" in _failure(RecordsRoom())
 
 
 def _failure(env: ProvingGround) -> str:

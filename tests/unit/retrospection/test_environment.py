@@ -190,6 +190,17 @@ def test_bad_reflections_are_faults_of_their_own_episode(
         envs[0].step(reflection)
 
 
+def test_bad_reflections_can_be_rewarded_instead_and_are_not_told(actor: Counting) -> None:
+    env = scene(actor, retries=2, unusable=-0.5)()
+    env.reset(seed=0)
+    _, reward, over, *_ = env.step("go on go on go on go on")
+    assert reward == -0.5
+    assert actor.calls[-1][0].reflections == ()
+    if not over:
+        env.step("try something else")
+        assert actor.calls[-1][0].reflections == ("try something else",)
+
+
 def test_an_actor_that_fails_is_a_fault(actor: Counting) -> None:
     def refuse(*_: Any) -> str:
         raise OSError("the server is down")

@@ -49,8 +49,8 @@ class FaultLimit(Callback):
         reasons = Counter(_reason(fault) for fault in faults).most_common(_SHOWN)
         told = "; ".join(f"{count} times: {reason}" for reason, count in reasons)
         raise ValueError(
-            f"{len(faults)} of {len(trajectories)} {stage} episodes faulted, more than the share of "
-            f"{self.share:g} that FaultLimit allows: {told}"
+            f"{len(faults)} of {len(trajectories)} {stage} episodes faulted, more than "
+            f"the share of {self.share:g} that FaultLimit allows: {told}"
         )
 
 
