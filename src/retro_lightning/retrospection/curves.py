@@ -9,13 +9,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from retro_lightning.environments.base import EnvironmentFactory
 from retro_lightning.policy.policy import Policy
-from retro_lightning.policy.text import TextSampling
 from retro_lightning.retrospection.attempts import make_several, require_sound
 from retro_lightning.retrospection.environment import RetrospectionEnv
 from retro_lightning.retrospection.scripted import (
@@ -28,6 +28,9 @@ from retro_lightning.retrospection.scripted import (
 )
 from retro_lightning.rollout.collector import Job, collect
 from retro_lightning.trajectory import Task, Trajectory
+
+if TYPE_CHECKING:
+    from retro_lightning.policy.text import TextSampling
 
 Solved = npt.NDArray[np.bool_]
 
