@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +27,6 @@ from retro_lightning.retrospection.scripted import (
 )
 from retro_lightning.rollout.collector import Job, collect
 from retro_lightning.trajectory import Task, Trajectory
-
-if TYPE_CHECKING:
-    from retro_lightning.policy.text import TextSampling
 
 Solved = npt.NDArray[np.bool_]
 
@@ -105,7 +101,6 @@ def policy_arm(
     *,
     retries: int,
     seed: int,
-    text: TextSampling,
 ) -> Arm:
     """How a trained or untrained reflector does; see ``scripted_arm``.
 
@@ -117,7 +112,6 @@ def policy_arm(
         policy: The reflector.
         retries: Most retries.
         seed: Seed of the reflector's choices.
-        text: How its reflections are sampled.
     """
     long = evaluation_environment(make, retries)
     trajectories = list(
@@ -129,7 +123,6 @@ def policy_arm(
             seed=seed,
             batch_size=256,
             arm="retries",
-            text=text,
         )
     )
     return _arm(name, family, long, tasks, trajectories, retries)

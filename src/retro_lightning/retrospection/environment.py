@@ -33,6 +33,8 @@ import gymnasium
 
 from retro_lightning.environments.base import (
     EnvironmentFactory,
+    Opening,
+    Result,
     describe,
     split_of,
     state_hash,
@@ -49,9 +51,6 @@ from retro_lightning.retrospection.hints import require_writer
 from retro_lightning.retrospection.memory import Memory
 from retro_lightning.rollout.seeds import generator
 from retro_lightning.trajectory import Task, Trajectory
-
-Turn = tuple[str, float, bool, bool, dict[str, Any]]
-"""What ``step`` returns."""
 
 FIRST_ATTEMPTS = 8
 """First attempts made in search of one that fails."""
@@ -133,7 +132,7 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
         chosen = int(self.np_random.integers(2**31)) if seed is None else seed
         return _result(self.reset_many([self], [chosen])[0])
 
-    def step(self, action: str) -> Turn:
+    def step(self, action: str) -> Result:
         """Let the actor try again, told this reflection.
 
         Raises:
@@ -145,7 +144,7 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
     @staticmethod
     def reset_many(
         environments: Sequence[RetrospectionEnv], seeds: Sequence[int]
-    ) -> list[tuple[str, dict[str, Any]] | Exception]:
+    ) -> list[Opening | Exception]:
         """Begin many episodes; all first attempts are made together."""
         for env, seed in zip(environments, seeds, strict=True):
             env._begin(seed)
@@ -160,7 +159,7 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
     @staticmethod
     def step_many(
         environments: Sequence[RetrospectionEnv], actions: Sequence[str | None]
-    ) -> list[Turn | Exception]:
+    ) -> list[Result | Exception]:
         """One reflection in each of many episodes; all their retries are made together.
 
         Args:
@@ -261,7 +260,7 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
         reflection: str | None,
         retries: Sequence[Trajectory],
         controls: Sequence[Trajectory],
-    ) -> Turn:
+    ) -> Result:
         """The reward of a reflection, and the attempt to reflect on next."""
         before = self._failed
         assert before is not None

@@ -15,7 +15,6 @@ from rich.table import Table
 from retro_lightning.environments.base import EnvironmentFactory, make_tasks
 from retro_lightning.evaluation import wilson
 from retro_lightning.policy.policy import Policy
-from retro_lightning.policy.text import TextSampling
 from retro_lightning.retrospection.curves import (
     SCRIPTED,
     Arm,
@@ -49,7 +48,6 @@ class RetryCurves(Callback):
         retries: Most retries.
         tasks: Test tasks of each family. Higher = narrower intervals.
         held_out: Families that were not trained on: name → environment.
-        text: How reflections are sampled.
         shown: Tasks of each family whose reflections before and after training are logged side by
             side, with their lift.
         lift_samples: Retries of each kind that such a lift is measured with.
@@ -60,7 +58,6 @@ class RetryCurves(Callback):
         retries: int = 4,
         tasks: int = 100,
         held_out: dict[str, EnvironmentFactory] | None = None,
-        text: TextSampling | None = None,
         shown: int = 3,
         lift_samples: int = 16,
     ) -> None:
@@ -70,7 +67,6 @@ class RetryCurves(Callback):
                 raise ValueError(f"RetryCurves.{name} is {value}; give at least 1")
         self.retries, self.tasks = retries, tasks
         self.held_out = held_out if held_out is not None else {}
-        self.text = text if text is not None else TextSampling()
         self.shown, self.lift_samples = shown, lift_samples
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -111,16 +107,7 @@ class RetryCurves(Callback):
         for name, policy in policies.items():
             if policy is not None:
                 arms.append(
-                    policy_arm(
-                        name,
-                        family,
-                        make,
-                        tasks,
-                        policy,
-                        retries=self.retries,
-                        seed=seed,
-                        text=self.text,
-                    )
+                    policy_arm(name, family, make, tasks, policy, retries=self.retries, seed=seed)
                 )
         write = shuffled(arms[-1])
         arms.append(
