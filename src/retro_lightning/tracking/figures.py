@@ -133,6 +133,37 @@ def success_bars(rows: Sequence[SuccessRow], *, title: str, emphasised: str) -> 
     return figure
 
 
+def retry_curves(
+    curves: Mapping[str, Sequence[tuple[float, float, float]]], *, title: str, emphasised: str
+) -> Figure:
+    """Success after 0, 1, 2 … retries, one line with its band for each way of reflecting.
+
+    Args:
+        curves: Name of the line → success, lower and upper limit after each number of retries.
+        title: What the figure shows.
+        emphasised: The line that is drawn thick and dark.
+    """
+    figure, axes = _canvas(title, width=8.5, height=4.2)
+    for number, (name, points) in enumerate(curves.items()):
+        rates, lows, highs = (np.array(column) for column in zip(*points, strict=True))
+        steps = np.arange(len(rates), dtype=np.float64)
+        strong = name == emphasised
+        colour = _INK if strong else _COLOURS[number % len(_COLOURS)]
+        dash = "-" if strong else _DASHES[number % len(_DASHES)]
+        width = 2.6 if strong else 1.6
+        axes.fill_between(steps, lows, highs, color=colour, alpha=0.13, linewidth=0)
+        _curve(
+            axes, (steps, rates), name, color=colour, linestyle=dash, linewidth=width, marker="o"
+        )
+    axes.set_xlabel("retries; bands: 95 % Wilson interval, for one checkpoint")
+    axes.set_ylabel("tasks solved")
+    axes.set_ylim(0.0, 1.02)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    _legend(axes, first=emphasised)
+    return figure
+
+
 def curriculum_histogram(
     quality_N: npt.ArrayLike, probability_N: npt.ArrayLike, *, title: str, xlabel: str
 ) -> Figure:
