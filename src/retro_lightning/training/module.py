@@ -331,6 +331,7 @@ class PolicyGradientModule(L.LightningModule):
             self.log(f"{stage}/return/{family}", count.mean_return)
         self.log(f"{stage}/success_rate", counts.success_rate)
         self.log(f"{stage}/return", counts.mean_return)
+        self.log(f"{stage}/faults", float(counts.faults))
         return counts.success_rate
 
     # ------------------------------------------------------------------ prediction
