@@ -143,12 +143,12 @@ def retry_curves(
         title: What the figure shows.
         emphasised: The line that is drawn thick and dark.
     """
-    figure, axes = _canvas(title, width=8.5, height=4.2)
+    figure, axes = canvas(title, width=8.5, height=4.2)
     for number, (name, points) in enumerate(curves.items()):
         rates, lows, highs = (np.array(column) for column in zip(*points, strict=True))
         steps = np.arange(len(rates), dtype=np.float64)
         strong = name == emphasised
-        colour = _INK if strong else _COLOURS[number % len(_COLOURS)]
+        colour = INK if strong else COLOURS[number % len(COLOURS)]
         dash = "-" if strong else _DASHES[number % len(_DASHES)]
         width = 2.6 if strong else 1.6
         axes.fill_between(steps, lows, highs, color=colour, alpha=0.13, linewidth=0)
@@ -160,7 +160,7 @@ def retry_curves(
     axes.set_ylim(0.0, 1.02)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    _legend(axes, first=emphasised)
+    legend(axes, first=emphasised)
     return figure
 
 

@@ -22,8 +22,8 @@ from retro_lightning.credit.objective import Objective, check_pair
 from retro_lightning.credit.statistics import Outcomes, others_mean
 from retro_lightning.credit.terms import CreditInputs
 from retro_lightning.policy.batch import collate
+from retro_lightning.policy.encoded import Encoded
 from retro_lightning.policy.policy import Policy
-from retro_lightning.policy.transcript import Encoded
 from retro_lightning.training.credit_inputs import credit_inputs
 from retro_lightning.training.other_policies import evaluate
 from retro_lightning.trajectory import Trajectory
