@@ -148,7 +148,7 @@ def test_replay_only_collects_nothing():
 
 
 def test_fresh_only_fills_batches_with_fresh_rollouts():
-    assert build(MAIN, CONF / "overlay" / "fresh_only.yaml").datamodule.fresh_share == 1.0
+    assert build(MAIN, CONF / "overlay" / "fresh_only.yaml").datamodule.curricula.fresh_share == 1.0
 
 
 @pytest.mark.parametrize("name", ["fit", "test", "validate", "predict"])
