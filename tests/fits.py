@@ -54,6 +54,7 @@ class Fit:
     make_baseline: Any = ValueHeadBaseline
     optimizer: Any = ADAMW
     callbacks: Sequence[Callback] = ()
+    attempts_per_task: int = 1
     data: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     trainer_options: dict[str, Any] = field(default_factory=dict)
@@ -104,7 +105,11 @@ class Fit:
             **{**options, **self.trainer_options},
             default_root_dir=str(self.run_dir),
             callbacks=[
-                FreshRollouts(trajectories=8, parallel_environments=8),
+                FreshRollouts(
+                    trajectories=8,
+                    attempts_per_task=self.attempts_per_task,
+                    parallel_environments=8,
+                ),
                 PolicyCheckpoint(),
                 *self.callbacks,
             ],

@@ -33,6 +33,7 @@ _TEXTS = {
     "families": "family",
     "behaviours": "behaviour",
     "sources": "source",
+    "runs": "run",
 }
 
 
@@ -55,6 +56,7 @@ class StoreIndex:
         family: Codes of ``families`` [N].
         behaviour: Codes of ``behaviours``, the behaviours' ids [N].
         source: Codes of ``sources`` [N].
+        run: Codes of ``runs``, the names of runs and histories [N].
     """
 
     returns: npt.NDArray[np.float64]
@@ -73,6 +75,8 @@ class StoreIndex:
     behaviours: tuple[str, ...]
     source: Codes
     sources: tuple[str, ...]
+    run: Codes
+    runs: tuple[str, ...]
 
     def __len__(self) -> int:
         """Number of trajectories."""

@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from retro_lightning.curriculum.exposure import ExposureLedger
+from retro_lightning.curriculum.feedback import Feedback
 from retro_lightning.curriculum.prioritisation import Prioritisation
 from retro_lightning.curriculum.tasks import TaskCurriculum
 from retro_lightning.rollout.collector import Job
@@ -31,6 +36,7 @@ class Curricula:
         plan: What the current epoch learns from; None before the first.
         fresh_version: Policy version of the latest collection; None = there was none.
         validation_success: The latest that was observed, in [0, 1].
+        ledger: How often each row was learnt from in plans before the current one.
     """
 
     prioritisation: Prioritisation
@@ -43,6 +49,7 @@ class Curricula:
     plan: Plan | None = field(default=None, init=False)
     fresh_version: int | None = field(default=None, init=False)
     validation_success: float = field(default=0.0, init=False)
+    ledger: ExposureLedger = field(default_factory=ExposureLedger, init=False)
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "batches_per_epoch"):
@@ -59,11 +66,20 @@ class Curricula:
             )
 
     def begin_anew(self) -> None:
-        """Forget the plan and the collection of an earlier fit."""
+        """Forget the plan, the collection and the exposure of an earlier fit."""
         self.plan, self.fresh_version = None, None
+        self.ledger = ExposureLedger()
 
     def plan_for(
-        self, memory: ReplayMemory, *, epoch: int, step: int, progress: float, fresh: bool
+        self,
+        memory: ReplayMemory,
+        *,
+        epoch: int,
+        step: int,
+        done: int,
+        progress: float,
+        fresh: bool,
+        grouped: bool,
     ) -> Plan:
         """The plan of an epoch; drawn once, however often it is asked for.
 
@@ -71,10 +87,14 @@ class Curricula:
             memory: The stores.
             epoch: Number of the epoch.
             step: Optimiser steps taken by now.
+            done: Gradient steps of the plan before that were learnt from.
             progress: Share of the fit that is done, in [0, 1].
             fresh: Whether a share is reserved for the latest rollouts.
+            grouped: Whether whole groups of attempts are drawn.
         """
         if self.plan is None or self.plan.epoch != epoch:
+            if self.plan is not None:
+                self.ledger.add(self.plan.learnt(done))
             self.plan = draw_plan(
                 memory,
                 self.prioritisation,
@@ -87,15 +107,34 @@ class Curricula:
                 fresh_version=self.fresh_version,
                 fresh_share=self.fresh_share if fresh else None,
                 seed=self.seed,
+                grouped=grouped,
             )
         return self.plan
+
+    def exposure(self, size: int, done: int) -> npt.NDArray[np.int64]:
+        """How often each row was learnt from.
+
+        Nothing is counted while learning: it follows from the plans, and so is exact after a
+        resume.
+
+        Args:
+            size: Rows of the store.
+            done: Gradient steps of the current plan that were learnt from.
+        """
+        rows = np.zeros(0, dtype=np.int64) if self.plan is None else self.plan.learnt(done)
+        return self.ledger.with_rows(rows, size)
 
     def describe(self, memory: ReplayMemory) -> dict[str, float]:
         """What the current epoch learns from; see ``describe_plan``. Empty before the first."""
         return {} if self.plan is None else describe_plan(self.plan, memory, self.fresh_version)
 
     def next_jobs(
-        self, tasks: dict[str, list[Task]], count: int, attempts: int, policy_version: int
+        self,
+        tasks: dict[str, list[Task]],
+        count: int,
+        attempts: int,
+        policy_version: int,
+        grouped: bool,
     ) -> list[Job]:
         """Tasks that the policy should try next, each with the numbers of its attempts.
 
@@ -104,15 +143,19 @@ class Curricula:
             count: Trajectories wanted over all processes.
             attempts: Attempts per task; the attempts at one task form a group.
             policy_version: Optimiser steps taken; with the seed it fixes the choice.
+            grouped: Finish the last group, even where that takes more than ``count``.
         """
         rng = generator(self.seed, "tasks", policy_version)
         chosen = self.tasks.choose(tasks, -(-count // attempts), rng)
-        return [Job(task, attempt) for task in chosen for attempt in range(attempts)][:count]
+        jobs = [Job(task, attempt) for task in chosen for attempt in range(attempts)]
+        return jobs if grouped else jobs[:count]
 
-    def observe(self, validation_success: float) -> None:
-        """Tell the curricula how well the policy does now (success rate in [0, 1])."""
-        self.validation_success = validation_success
-        self.prioritisation.observe(validation_success)
+    def observe(self, feedback: Feedback) -> None:
+        """Tell both curricula."""
+        if feedback.validation_success is not None:
+            self.validation_success = feedback.validation_success
+        self.prioritisation.observe(feedback)
+        self.tasks.observe(feedback)
 
     def state_dict(self) -> dict[str, Any]:
         """The state as primitives."""
@@ -122,6 +165,7 @@ class Curricula:
             "validation_success": self.validation_success,
             "prioritisation": self.prioritisation.state_dict(),
             "task_curriculum": self.tasks.state_dict(),
+            "exposure": self.ledger.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -132,3 +176,4 @@ class Curricula:
         self.validation_success = state["validation_success"]
         self.prioritisation.load_state_dict(state["prioritisation"])
         self.tasks.load_state_dict(state["task_curriculum"])
+        self.ledger.load_state_dict(state["exposure"])

@@ -8,10 +8,12 @@ from typing import Any
 
 import lightning as L
 import numpy as np
+import numpy.typing as npt
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from transformers import PreTrainedTokenizerBase
 
+from retro_lightning.curriculum.feedback import Feedback
 from retro_lightning.curriculum.prioritisation import Prioritisation, QualityWeighted
 from retro_lightning.curriculum.tasks import TaskCurriculum, UniformTasks
 from retro_lightning.environments.base import EnvironmentFactory
@@ -24,6 +26,7 @@ from retro_lightning.rollout.collector import Job
 from retro_lightning.rollout.history import History
 from retro_lightning.training.batches import ReplayBatches
 from retro_lightning.training.curricula import Curricula
+from retro_lightning.training.feedback import over_processes
 from retro_lightning.training.memory import ReplayMemory
 from retro_lightning.training.plan import Plan
 from retro_lightning.training.sources import Sources
@@ -213,6 +216,11 @@ class ReplayDataModule(L.LightningDataModule):
         return self.curricula.validation_success
 
     @property
+    def progress(self) -> float:
+        """Share of the fit that is done, in [0, 1]."""
+        return min(1.0, self._attached.global_step / self.planned_steps)
+
+    @property
     def planned_steps(self) -> int:
         """Optimiser steps of the whole fit, for schedules."""
         trainer = self._attached
@@ -231,15 +239,32 @@ class ReplayDataModule(L.LightningDataModule):
         """
         trainer = self._attached
         module: Any = trainer.lightning_module
-        step = trainer.global_step
         plan = self.curricula.plan_for(
             self.memory,
             epoch=trainer.current_epoch,
-            step=step,
-            progress=min(1.0, step / self.planned_steps),
+            step=trainer.global_step,
+            done=self._steps_done(),
+            progress=self.progress,
             fresh=module.needs_fresh_rollouts(),
+            grouped=self._grouped,
         )
-        return self._batches(plan, start=(step - plan.begun) * trainer.accumulate_grad_batches)
+        return self._batches(plan, start=self._steps_done())
+
+    def _steps_done(self) -> int:
+        """Gradient steps of the current plan that were taken."""
+        trainer, plan = self._attached, self.curricula.plan
+        taken = 0 if plan is None else trainer.global_step - plan.begun
+        return taken * trainer.accumulate_grad_batches
+
+    @property
+    def _grouped(self) -> bool:
+        """Whether the baseline compares attempts within a group."""
+        module: Any = self._attached.lightning_module
+        return bool(module.baseline.needs_groups)
+
+    def exposure(self) -> npt.NDArray[np.int64]:
+        """How often each trajectory of ``index`` was learnt from in this fit."""
+        return self.curricula.exposure(len(self.index), self._steps_done())
 
     def describe_curriculum(self) -> dict[str, float]:
         """What the current epoch learns from; see ``describe_plan``. Empty before the first."""
@@ -249,7 +274,6 @@ class ReplayDataModule(L.LightningDataModule):
         return ReplayBatches(
             plan,
             self.memory.load,
-            batch_size=self.curricula.batch_size,
             parts=self.length_parts,
             rank=self._attached.global_rank,
             world_size=self._attached.world_size,
@@ -259,7 +283,12 @@ class ReplayDataModule(L.LightningDataModule):
     # ------------------------------------------------------------------ trying tasks afresh
     def next_jobs(self, count: int, attempts: int, policy_version: int) -> list[Job]:
         """Tasks that the policy should try next; see ``Curricula.next_jobs``."""
-        return self.curricula.next_jobs(self.tasks("train"), count, attempts, policy_version)
+        tasks = self.tasks("train")
+        return self.curricula.next_jobs(tasks, count, attempts, policy_version, self._grouped)
+
+    def horizon(self) -> int | None:
+        """Most steps of a fresh episode by now; None = the task's own limit."""
+        return self.task_curriculum.horizon(self.progress)
 
     def append(self, trajectories: Sequence[Trajectory], policy_version: int) -> None:
         """Append fresh rollouts to the run store and learn from them from the next epoch on."""
@@ -268,9 +297,9 @@ class ReplayDataModule(L.LightningDataModule):
         self.memory.refresh()
         self.curricula.fresh_version = policy_version
 
-    def observe(self, validation_success: float) -> None:
-        """Tell the curricula how well the policy does now (success rate in [0, 1])."""
-        self.curricula.observe(validation_success)
+    def observe(self, feedback: Feedback) -> None:
+        """Tell the curricula what this process has seen; all processes call it together."""
+        self.curricula.observe(over_processes(self._attached, feedback))
 
     # ------------------------------------------------------------------ evaluation
     def val_dataloader(self) -> TaskBatches:
@@ -290,8 +319,7 @@ class ReplayDataModule(L.LightningDataModule):
         """The history, every trajectory that a policy can read once, in its order."""
         index = self.history_store.index
         rows = np.flatnonzero(~index.faulted & (index.length > 0))
-        ones = np.ones(len(rows))
-        return self._batches(Plan(epoch=0, begun=0, rows=rows, weights=ones, value_weights=ones))
+        return self._batches(Plan.in_order(rows, self.curricula.batch_size))
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int

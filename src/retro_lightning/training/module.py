@@ -15,6 +15,7 @@ from torch import Tensor
 from retro_lightning.credit.baselines import Baseline, NoBaseline
 from retro_lightning.credit.estimators import CreditInputs, Objective, check_pair
 from retro_lightning.credit.scales import ReturnScale, advantage_moments, advantage_std
+from retro_lightning.curriculum.feedback import Feedback
 from retro_lightning.evaluation import EvaluationCounts
 from retro_lightning.policy.actions import ActionDistribution
 from retro_lightning.policy.batch import Batch
@@ -26,6 +27,7 @@ from retro_lightning.policy.value_head import ValueHeadSettings
 from retro_lightning.policy.written import Trained
 from retro_lightning.training.accumulation import Accumulation, check_accumulation
 from retro_lightning.training.credit_inputs import credit_inputs
+from retro_lightning.training.feedback import td_feedback
 from retro_lightning.training.invariants import StepGuard
 from retro_lightning.training.optimizers import learning_rate_share
 from retro_lightning.training.other_policies import Proximal, Reference
@@ -245,6 +247,8 @@ class PolicyGradientModule(L.LightningModule):
         self._guard.begin(batch, terms, inputs)
         self._report(self, self._data, batch, evaluations, inputs, terms)
         self.log("train/phase", float(self._phase), batch_size=1)
+        if self._data.prioritisation.needs_td_errors:
+            self._data.observe(td_feedback(batch, inputs, objective.gamma))
         return terms.loss
 
     def _advantage_scale(self, objective: Objective, inputs: CreditInputs) -> Tensor | None:
@@ -316,7 +320,7 @@ class PolicyGradientModule(L.LightningModule):
         """Log validation success and tell the curricula."""
         success = self._log_counts("val")
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
-            self._data.observe(success)
+            self._data.observe(Feedback(validation_success=success))
 
     def on_test_epoch_end(self) -> None:
         """Log test success."""
