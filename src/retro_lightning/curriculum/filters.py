@@ -156,10 +156,26 @@ def best_of_each(quality_N: Floats, group_N: Codes, learnable_N: Mask, fraction:
     Returns:
         Mask [N]; at least one trajectory of every group that has a learnable one.
     """
-    sizes = np.bincount(group_N[learnable_N], minlength=int(group_N.max(initial=-1)) + 1)
-    # A hair less before rounding up: 0.3 of 10 must be 3, not ceil(3.0000000000000004).
-    keep = np.ceil(fraction * sizes - 1e-9)[group_N]
-    return np.asarray(learnable_N & (rank_within(quality_N, group_N, learnable_N) < keep))
+    chosen_N = np.zeros(len(quality_N), dtype=np.bool_)
+    rows = np.flatnonzero(learnable_N)
+    rows = rows[np.argsort(_short(group_N[rows]), kind="stable")]
+    for members in np.split(rows, np.cumsum(np.bincount(group_N[rows]))[:-1]):
+        # A hair less before rounding up: 0.3 of 10 must be 3, not ceil(3.0000000000000004).
+        count = int(np.ceil(fraction * len(members) - 1e-9))
+        if count == 0:
+            continue
+        values = quality_N[members]
+        least = np.partition(values, len(values) - count)[len(values) - count]
+        better = members[values > least]
+        equal = members[values == least]  # ascending: the newest are the last
+        chosen_N[better] = True
+        chosen_N[equal[len(equal) - (count - len(better)) :]] = True
+    return chosen_N
+
+
+def _short(codes: Codes) -> Codes:
+    """Codes in 16 bits where they fit: NumPy sorts those in linear time."""
+    return codes.astype(np.int16) if codes.max(initial=0) < 2**15 else codes
 
 
 def _check_share(owner: str, name: str, value: float) -> None:

@@ -99,16 +99,18 @@ def scaled_within(values_N: Floats, group_N: Codes, learnable_N: Mask) -> Floats
     Returns:
         Quality [N]; 0.5 in a group whose values do not differ, 0 where not learnable.
     """
+    rows = np.flatnonzero(learnable_N)
+    values, group = values_N[rows], group_N[rows]
     groups = int(group_N.max(initial=-1)) + 1
     low, high = np.full(groups, np.inf), np.full(groups, -np.inf)
-    np.minimum.at(low, group_N[learnable_N], values_N[learnable_N])
-    np.maximum.at(high, group_N[learnable_N], values_N[learnable_N])
-    # A group without learnable trajectories has no scale; its entries are set to 0 below.
-    low, high = np.where(np.isfinite(low), low, 0.0), np.where(np.isfinite(high), high, 0.0)
-    span_N = (high - low)[group_N]
-    flat_N = span_N <= 0
-    scaled_N = (values_N - low[group_N]) / np.where(flat_N, 1.0, span_N)
-    return np.where(learnable_N, np.where(flat_N, 0.5, scaled_N), 0.0)
+    np.minimum.at(low, group, values)
+    np.maximum.at(high, group, values)
+    flat = high <= low  # also where a group has no learnable trajectory: inf and -inf
+    span = np.where(flat, 1.0, high - low)
+    scaled = (values - low[group]) / span[group]
+    result_N = np.zeros(len(values_N))
+    result_N[rows] = np.where(flat[group], 0.5, scaled)
+    return result_N
 
 
 def length_efficiency(length_N: Codes, task_N: Codes, success_N: Mask, learnable_N: Mask) -> Floats:
@@ -123,12 +125,13 @@ def length_efficiency(length_N: Codes, task_N: Codes, success_N: Mask, learnable
     Returns:
         Efficiency [N] in [0, 1]; 1 = no stored attempt solved the task in fewer steps.
     """
-    solved_N = success_N & learnable_N
+    rows = np.flatnonzero(success_N & learnable_N)
+    tasks, lengths = task_N[rows], np.maximum(length_N[rows], 1).astype(np.float64)
     shortest = np.full(int(task_N.max(initial=-1)) + 1, np.inf)
-    np.minimum.at(shortest, task_N[solved_N], length_N[solved_N])
-    own_N = np.maximum(length_N, 1)
-    best_N = np.where(solved_N, np.maximum(shortest[task_N], 1), 0.0)
-    return np.asarray(best_N / own_N, dtype=np.float64)
+    np.minimum.at(shortest, tasks, lengths)
+    result_N = np.zeros(len(task_N))
+    result_N[rows] = shortest[tasks] / lengths
+    return result_N
 
 
 def novelty(columns: Columns, learnable_N: Mask) -> Floats:
@@ -147,10 +150,12 @@ def novelty(columns: Columns, learnable_N: Mask) -> Floats:
         learnable.
     """
     rows = np.flatnonzero(learnable_N)
-    outcomes = np.rec.fromarrays(
-        [columns.task_id[rows], columns.success[rows], columns.length[rows], columns.returns[rows]]
-    )
-    _, place, counts = np.unique(outcomes, return_inverse=True, return_counts=True)
+    # One number for each combination: sorting numbers is ten times faster than sorting records.
+    outcome = columns.task_id[rows].astype(np.int64)
+    for column in (columns.success, columns.length, columns.returns):
+        values, place = np.unique(column[rows], return_inverse=True)
+        outcome = outcome * len(values) + place.ravel()
+    _, place, counts = np.unique(outcome, return_inverse=True, return_counts=True)
     result_N = np.zeros(len(learnable_N))
     result_N[rows] = 1.0 / np.sqrt(counts[place.ravel()])
     return result_N
