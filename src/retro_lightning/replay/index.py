@@ -34,6 +34,7 @@ _TEXTS = {
     "behaviours": "behaviour",
     "sources": "source",
     "runs": "run",
+    "splits": "split",
 }
 
 
@@ -56,6 +57,7 @@ class StoreIndex:
         family: Codes of ``families`` [N].
         behaviour: Codes of ``behaviours``, the behaviours' ids [N].
         source: Codes of ``sources`` [N].
+        split: Codes of ``splits`` [N].
         run: Codes of ``runs``, the names of runs and histories [N].
     """
 
@@ -75,6 +77,8 @@ class StoreIndex:
     behaviours: tuple[str, ...]
     source: Codes
     sources: tuple[str, ...]
+    split: Codes
+    splits: tuple[str, ...]
     run: Codes
     runs: tuple[str, ...]
 

@@ -24,9 +24,11 @@ from retro_lightning.replay.index import Mask, StoreIndex
 from retro_lightning.replay.store import ReplayStore
 from retro_lightning.rollout.collector import Job
 from retro_lightning.rollout.history import History
+from retro_lightning.training.attached import planned_steps, reads_history, required
 from retro_lightning.training.batches import ReplayBatches
 from retro_lightning.training.curricula import Curricula
 from retro_lightning.training.feedback import over_processes
+from retro_lightning.training.held_out import HeldOutBatches
 from retro_lightning.training.memory import ReplayMemory
 from retro_lightning.training.plan import Plan
 from retro_lightning.training.sources import Sources
@@ -42,6 +44,7 @@ class ReplayDataModule(L.LightningDataModule):
 
     Args:
         environments: The task families: name of the family → environment class with its arguments.
+            None at all = learn from the history alone and judge by its held-out trajectories.
         history: Where the logged trajectories come from.
         prioritisation: Which stored trajectories are learnt from.
         task_curriculum: Which tasks the policy tries next.
@@ -85,8 +88,11 @@ class ReplayDataModule(L.LightningDataModule):
         seed: int = 1,
     ) -> None:
         super().__init__()
-        if not environments:
-            raise ValueError("data.environments is empty: name at least one task family")
+        if not environments and history.needs_environments:
+            raise ValueError(
+                "data.environments is empty: name at least one task family, or learn from logs "
+                "alone with data.history a StoredHistory"
+            )
         self.environments = environments
         self.history = history
         self.prioritisation = prioritisation if prioritisation is not None else QualityWeighted()
@@ -173,17 +179,12 @@ class ReplayDataModule(L.LightningDataModule):
         self._attached.strategy.barrier("the run store is as the fit begins")
 
     def _needs_history(self) -> bool:
-        """Fit and predict read stored trajectories; an untrained policy needs the tokenizer."""
-        trainer = self.trainer
-        if trainer is None or trainer.state.fn in (TrainerFn.FITTING, TrainerFn.PREDICTING):
-            return True
-        return getattr(trainer.lightning_module, "initial_policy", None) is None
+        """Without an environment, held-out trajectories are all that a policy can be judged by."""
+        return not self.environments or reads_history(self.trainer)
 
     @property
     def _attached(self) -> L.Trainer:
-        if self.trainer is None:
-            raise RuntimeError("the datamodule is not attached to a trainer")
-        return self.trainer
+        return required(self.trainer)
 
     @property
     def run_dir(self) -> Path:
@@ -223,13 +224,7 @@ class ReplayDataModule(L.LightningDataModule):
     @property
     def planned_steps(self) -> int:
         """Optimiser steps of the whole fit, for schedules."""
-        trainer = self._attached
-        epochs, steps = trainer.max_epochs, trainer.max_steps
-        limits = [epochs * self.curricula.batches_per_epoch] if epochs not in (None, -1) else []
-        limits += [steps] if steps not in (None, -1) else []
-        if not limits:
-            raise ValueError("the fit has no end: set trainer.max_epochs or trainer.max_steps")
-        return max(1, min(limits))
+        return planned_steps(self._attached, self.curricula.batches_per_epoch)
 
     def train_dataloader(self) -> ReplayBatches:
         """The current epoch's gradient steps that have not been taken yet.
@@ -302,17 +297,20 @@ class ReplayDataModule(L.LightningDataModule):
         self.curricula.observe(over_processes(self._attached, feedback))
 
     # ------------------------------------------------------------------ evaluation
-    def val_dataloader(self) -> TaskBatches:
-        """This process's validation tasks."""
-        return self._evaluation_tasks("val")
+    def val_dataloader(self) -> TaskBatches | HeldOutBatches:
+        """This process's validation tasks, or held-out trajectories if there is no environment."""
+        return self._evaluation("val")
 
-    def test_dataloader(self) -> TaskBatches:
-        """This process's test tasks."""
-        return self._evaluation_tasks("test")
+    def test_dataloader(self) -> TaskBatches | HeldOutBatches:
+        """This process's test tasks, or held-out trajectories if there is no environment."""
+        return self._evaluation("test")
 
-    def _evaluation_tasks(self, split: Split) -> TaskBatches:
+    def _evaluation(self, split: Split) -> TaskBatches | HeldOutBatches:
         """One batch per family, dealt to the processes without padding or repetition."""
         rank, world_size = self._attached.global_rank, self._attached.world_size
+        if not self.environments:
+            size = self.curricula.batch_size
+            return HeldOutBatches(self.memory, split, size, rank, world_size)
         return TaskBatches([tasks[rank::world_size] for tasks in self.tasks(split).values()])
 
     def predict_dataloader(self) -> ReplayBatches:

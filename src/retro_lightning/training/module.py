@@ -28,6 +28,7 @@ from retro_lightning.policy.written import Trained
 from retro_lightning.training.accumulation import Accumulation, check_accumulation
 from retro_lightning.training.credit_inputs import credit_inputs
 from retro_lightning.training.feedback import td_feedback
+from retro_lightning.training.held_out import Scored, gathered, held_out_metrics, score
 from retro_lightning.training.invariants import StepGuard
 from retro_lightning.training.optimizers import learning_rate_share
 from retro_lightning.training.other_policies import Proximal, Reference
@@ -112,6 +113,7 @@ class PolicyGradientModule(L.LightningModule):
         self.seed = seed
         self.policy: Policy | None = None
         self.evaluated: list[Trajectory] = []
+        self.scored: list[Scored] = []
         self.counts: EvaluationCounts | None = None
         self._phase = 0
         self._proximal, self._reference = Proximal(), Reference(reference_policy)
@@ -295,15 +297,20 @@ class PolicyGradientModule(L.LightningModule):
         return self.policy
 
     # ------------------------------------------------------------------ evaluation
-    def validation_step(self, batch: list[Task], batch_idx: int) -> None:
-        """Try one family's validation tasks."""
+    def validation_step(self, batch: list[Task] | list[Batch], batch_idx: int) -> None:
+        """Try one family's validation tasks, or judge by held-out trajectories."""
         self._evaluate(batch, "val")
 
-    def test_step(self, batch: list[Task], batch_idx: int) -> None:
-        """Try one family's test tasks."""
+    def test_step(self, batch: list[Task] | list[Batch], batch_idx: int) -> None:
+        """Try one family's test tasks, or judge by held-out trajectories."""
         self._evaluate(batch, "test")
 
-    def _evaluate(self, tasks: list[Task], stage: str) -> None:
+    def _evaluate(self, batch: list[Task] | list[Batch], stage: str) -> None:
+        parts = [item for item in batch if isinstance(item, Batch)]
+        if parts:
+            self.scored += score(self.require_policy(), parts, self._data.index.task_id.tolist())
+            return
+        tasks = [item for item in batch if isinstance(item, Task)]
         if self.trainer.state.fn == TrainerFn.FITTING:
             self.require_policy().version = self.global_step
         self.evaluated.extend(try_tasks(self, tasks, stage))
@@ -311,10 +318,12 @@ class PolicyGradientModule(L.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Begin with no trajectories."""
         self.evaluated.clear()
+        self.scored.clear()
 
     def on_test_epoch_start(self) -> None:
         """Begin with no trajectories."""
         self.evaluated.clear()
+        self.scored.clear()
 
     def on_validation_epoch_end(self) -> None:
         """Log validation success and tell the curricula."""
@@ -326,8 +335,16 @@ class PolicyGradientModule(L.LightningModule):
         """Log test success."""
         self._log_counts("test")
 
-    def _log_counts(self, stage: str) -> float:
-        """Log success and return per family and their means over families; counts are summed."""
+    def _log_counts(self, stage: str) -> float | None:
+        """Log success and return per family and their means over families; counts are summed.
+
+        Returns:
+            The mean success rate; None where there was no environment to try anything in.
+        """
+        if not self._data.environments:
+            metrics = held_out_metrics(gathered(self.trainer, self.scored))
+            self.log_dict({f"{stage}/{name}": value for name, value in metrics.items()})
+            return None
         counts = count_over_processes(self.trainer, self.evaluated)
         self.counts = counts
         for family, count in counts.families.items():

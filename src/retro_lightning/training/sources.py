@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,7 +70,12 @@ class Sources:
         return self._tasks[split]
 
     def _tokenizer_path(self, history: Path) -> Path:
-        return history.with_name(f"{history.name}-tokenizer-{self.vocabulary_size}")
+        """Beside a history of the cache; of a store elsewhere, in the cache and not beside it."""
+        name = history.name
+        if history.parent != self.cache_dir:
+            digest = hashlib.blake2b(str(history.resolve()).encode(), digest_size=8)
+            name = f"store-{digest.hexdigest()}"
+        return self.cache_dir / f"{name}-tokenizer-{self.vocabulary_size}"
 
 
 def _evenly_spread(store: ReplayStore) -> list[Trajectory]:
