@@ -122,7 +122,7 @@ def weighted_importance_sampling(
     """
     weight_B = ratios.cumulated()[:, -1]
     size = _enough(weight_B, "weighted importance sampling")
-    returns_B = (discounts(ratios.steps_BS, gamma) * ratios.rewards_BS).sum(axis=1)
+    returns_B = (_discounts(ratios.steps_BS, gamma) * ratios.rewards_BS).sum(axis=1)
     value = float((weight_B * returns_B).sum() / weight_B.sum())
     # Linearised: the error of a ratio of sums is that of the sum of w (G - value), over sum w.
     influence_B = weight_B * (returns_B - value) * len(weight_B) / weight_B.sum()
@@ -202,7 +202,7 @@ def _corrected(
     next_BS = np.zeros_like(values_BS)
     next_BS[:, :-1] = np.where(steps_BS[:, 1:], values_BS[:, 1:], 0.0)
     errors_BS = ratios.rewards_BS + gamma * next_BS - q_BS
-    terms_BS = discounts(steps_BS, gamma) * np.where(steps_BS, errors_BS, 0.0)
+    terms_BS = _discounts(steps_BS, gamma) * np.where(steps_BS, errors_BS, 0.0)
     value = float((weight_BS * terms_BS).sum() / count + values_BS[:, 0].mean())
     # Linearised as in weighted importance sampling, step by step.
     centre_S = (weight_BS * terms_BS).mean(axis=0) if weighted else np.zeros(len(scale_S))
@@ -280,8 +280,7 @@ def fitted_q(
     return estimate, weights_F
 
 
-def discounts(steps_BS: Mask, gamma: float) -> Floats:
-    """``gamma^s`` at steps, 0 at padding."""
+def _discounts(steps_BS: Mask, gamma: float) -> Floats:
     return np.where(steps_BS, gamma ** np.arange(steps_BS.shape[1], dtype=np.float64), 0.0)
 
 
