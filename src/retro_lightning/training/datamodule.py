@@ -6,25 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import numpy.typing as npt
-import torch
-from lightning.pytorch.trainer.states import TrainerFn
 from transformers import PreTrainedTokenizerBase
 
 from retro_lightning.curriculum.feedback import Feedback
 from retro_lightning.curriculum.prioritisation import Prioritisation, QualityWeighted
 from retro_lightning.curriculum.tasks import TaskCurriculum, UniformTasks
 from retro_lightning.environments.base import EnvironmentFactory
-from retro_lightning.policy.batch import Batch
 from retro_lightning.policy.policy import Policy
 from retro_lightning.policy.transcript import Transcript
 from retro_lightning.replay.index import Mask, StoreIndex
 from retro_lightning.replay.store import ReplayStore
 from retro_lightning.rollout.collector import Job
 from retro_lightning.rollout.history import History
-from retro_lightning.training.attached import planned_steps, reads_history, required
+from retro_lightning.training.attached import AttachedData
 from retro_lightning.training.batches import ReplayBatches
 from retro_lightning.training.curricula import Curricula
 from retro_lightning.training.feedback import over_processes
@@ -36,7 +32,7 @@ from retro_lightning.training.tasks import TaskBatches
 from retro_lightning.trajectory import Split, Task, Trajectory
 
 
-class ReplayDataModule(L.LightningDataModule):
+class ReplayDataModule(AttachedData):
     """Streams replayed trajectories in curriculum order and hands out tasks to try next.
 
     Two stores are read as one: the *history*, which is made once and never written by ``fit``, and
@@ -173,28 +169,14 @@ class ReplayDataModule(L.LightningDataModule):
         if self._begun:
             return
         self._begun = True
-        if self._attached.ckpt_path is None:
+        if self.attached.ckpt_path is None:
             self.memory.restore(())
             self.curricula.begin_anew()
-        self._attached.strategy.barrier("the run store is as the fit begins")
+        self.attached.strategy.barrier("the run store is as the fit begins")
 
     def _needs_history(self) -> bool:
         """Without an environment, held-out trajectories are all that a policy can be judged by."""
-        return not self.environments or reads_history(self.trainer)
-
-    @property
-    def _attached(self) -> L.Trainer:
-        return required(self.trainer)
-
-    @property
-    def run_dir(self) -> Path:
-        """Directory of the run: checkpoints, policies, run store and figures."""
-        return Path(self.trainer.default_root_dir if self.trainer is not None else "runs/default")
-
-    @property
-    def run_name(self) -> str:
-        """Name of the run, as trajectories carry it."""
-        return self.run_dir.name
+        return not self.environments or self.reads_history()
 
     def tasks(self, split: Split) -> dict[str, list[Task]]:
         """The fixed tasks of a split by family; made once and cached."""
@@ -219,12 +201,12 @@ class ReplayDataModule(L.LightningDataModule):
     @property
     def progress(self) -> float:
         """Share of the fit that is done, in [0, 1]."""
-        return min(1.0, self._attached.global_step / self.planned_steps)
+        return min(1.0, self.attached.global_step / self.planned_steps)
 
     @property
     def planned_steps(self) -> int:
         """Optimiser steps of the whole fit, for schedules."""
-        return planned_steps(self._attached, self.curricula.batches_per_epoch)
+        return self.steps_until_end(self.curricula.batches_per_epoch)
 
     def train_dataloader(self) -> ReplayBatches:
         """The current epoch's gradient steps that have not been taken yet.
@@ -232,7 +214,7 @@ class ReplayDataModule(L.LightningDataModule):
         Where in its plan a resumed fit goes on follows from the optimiser steps taken: a batch in
         the middle of which it was stopped is learnt from again.
         """
-        trainer = self._attached
+        trainer = self.attached
         module: Any = trainer.lightning_module
         plan = self.curricula.plan_for(
             self.memory,
@@ -241,21 +223,15 @@ class ReplayDataModule(L.LightningDataModule):
             done=self._steps_done(),
             progress=self.progress,
             fresh=module.needs_fresh_rollouts(),
-            grouped=self._grouped,
+            grouped=self.grouped,
         )
         return self._batches(plan, start=self._steps_done())
 
     def _steps_done(self) -> int:
         """Gradient steps of the current plan that were taken."""
-        trainer, plan = self._attached, self.curricula.plan
+        trainer, plan = self.attached, self.curricula.plan
         taken = 0 if plan is None else trainer.global_step - plan.begun
         return taken * trainer.accumulate_grad_batches
-
-    @property
-    def _grouped(self) -> bool:
-        """Whether the baseline compares attempts within a group."""
-        module: Any = self._attached.lightning_module
-        return bool(module.baseline.needs_groups)
 
     def exposure(self) -> npt.NDArray[np.int64]:
         """How often each trajectory of ``index`` was learnt from in this fit."""
@@ -270,8 +246,8 @@ class ReplayDataModule(L.LightningDataModule):
             plan,
             self.memory.load,
             parts=self.length_parts,
-            rank=self._attached.global_rank,
-            world_size=self._attached.world_size,
+            rank=self.attached.global_rank,
+            world_size=self.attached.world_size,
             start=start,
         )
 
@@ -279,7 +255,7 @@ class ReplayDataModule(L.LightningDataModule):
     def next_jobs(self, count: int, attempts: int, policy_version: int) -> list[Job]:
         """Tasks that the policy should try next; see ``Curricula.next_jobs``."""
         tasks = self.tasks("train")
-        return self.curricula.next_jobs(tasks, count, attempts, policy_version, self._grouped)
+        return self.curricula.next_jobs(tasks, count, attempts, policy_version, self.grouped)
 
     def horizon(self) -> int | None:
         """Most steps of a fresh episode by now; None = the task's own limit."""
@@ -288,13 +264,13 @@ class ReplayDataModule(L.LightningDataModule):
     def append(self, trajectories: Sequence[Trajectory], policy_version: int) -> None:
         """Append fresh rollouts to the run store and learn from them from the next epoch on."""
         self.memory.append(trajectories)
-        self._attached.strategy.barrier("fresh rollouts")
+        self.attached.strategy.barrier("fresh rollouts")
         self.memory.refresh()
         self.curricula.fresh_version = policy_version
 
     def observe(self, feedback: Feedback) -> None:
         """Tell the curricula what this process has seen; all processes call it together."""
-        self.curricula.observe(over_processes(self._attached, feedback))
+        self.curricula.observe(over_processes(self.attached, feedback))
 
     # ------------------------------------------------------------------ evaluation
     def val_dataloader(self) -> TaskBatches | HeldOutBatches:
@@ -306,8 +282,8 @@ class ReplayDataModule(L.LightningDataModule):
         return self._evaluation("test")
 
     def _evaluation(self, split: Split) -> TaskBatches | HeldOutBatches:
-        """One batch per family, dealt to the processes without padding or repetition."""
-        rank, world_size = self._attached.global_rank, self._attached.world_size
+        """Dealt to the processes without padding or repetition; of tasks, a batch per family."""
+        rank, world_size = self.attached.global_rank, self.attached.world_size
         if not self.environments:
             size = self.curricula.batch_size
             return HeldOutBatches(self.memory, split, size, rank, world_size)
@@ -315,15 +291,8 @@ class ReplayDataModule(L.LightningDataModule):
 
     def predict_dataloader(self) -> ReplayBatches:
         """The history, every trajectory that a policy can read once, in its order."""
-        index = self.history_store.index
-        rows = np.flatnonzero(~index.faulted & (index.length > 0))
+        rows = self.memory.readable(None)
         return self._batches(Plan.in_order(rows, self.curricula.batch_size))
-
-    def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, dataloader_idx: int
-    ) -> Any:
-        """Move the parts of a gradient step; tasks have no device."""
-        return [part.to(device) if isinstance(part, Batch) else part for part in batch]
 
     # ------------------------------------------------------------------ checkpoints
     def state_dict(self) -> dict[str, Any]:
@@ -332,7 +301,7 @@ class ReplayDataModule(L.LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Return to a checkpoint of a fit; rollouts newer than it are set aside, never read."""
-        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+        if not self.fitting:
             return
         self.memory.require_whole()
         self.memory.restore(state_dict["snapshot"])

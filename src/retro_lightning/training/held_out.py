@@ -56,7 +56,7 @@ class HeldOutBatches:
     def __init__(
         self, memory: ReplayMemory, split: Split, batch_size: int, rank: int, world_size: int
     ) -> None:
-        rows = memory.held_out(split)
+        rows = memory.readable(split)
         if len(rows) == 0:
             raise ValueError(
                 f"there is no environment to try a policy in, and the store holds no trajectory of "

@@ -81,11 +81,11 @@ class ReplayMemory:
         """Mask over the index: training tasks only, no faulted or empty trajectory."""
         return self.index.is_train & ~self.index.faulted & (self.index.length > 0)
 
-    def held_out(self, split: Split) -> npt.NDArray[np.int64]:
-        """Rows of a split's trajectories that a policy can read: neither faulted nor empty."""
-        codes = [code for code, name in enumerate(self.index.splits) if name == split]
-        of_split_N = np.isin(self.index.split, codes)
-        return np.flatnonzero(of_split_N & ~self.index.faulted & (self.index.length > 0))
+    def readable(self, split: Split | None) -> npt.NDArray[np.int64]:
+        """Rows that a policy can read, of one split or of all: neither faulted nor empty."""
+        codes = [code for code, name in enumerate(self.index.splits) if split in (None, name)]
+        chosen_N = np.isin(self.index.split, codes)
+        return np.flatnonzero(chosen_N & ~self.index.faulted & (self.index.length > 0))
 
     def fresh(self, policy_version: int | None) -> Mask:
         """Mask over the index: this run's own rollouts of one policy version; None = none."""
