@@ -110,7 +110,7 @@ class ReplayDataModule(AttachedData):
             uniform_share=uniform_share,
             seed=seed,
         )
-        self._sources = Sources(
+        self.sources = Sources(
             environments=environments,
             history=history,
             cache_dir=Path(cache_dir),
@@ -124,7 +124,7 @@ class ReplayDataModule(AttachedData):
     def prepare_data(self) -> None:
         """Make what is missing of history and tokenizer (one process only)."""
         if self._needs_history():
-            self._sources.prepare()
+            self.sources.prepare()
 
     def setup(self, stage: str) -> None:
         """Load stores, tokenizer and the fixed tasks of the stage.
@@ -135,8 +135,8 @@ class ReplayDataModule(AttachedData):
         self.tokenizer: PreTrainedTokenizerBase | None = None
         if not self._needs_history():
             return
-        path = self._sources.history_path()
-        self.tokenizer = self._sources.load_tokenizer()
+        path = self.sources.history_path()
+        self.tokenizer = self.sources.load_tokenizer()
         self.history_store = ReplayStore(path)
         own = ReplayStore(self.run_dir / "store", create=True) if stage == "fit" else None
         transcript = Transcript(self.tokenizer, max_length=self.context)
@@ -180,7 +180,7 @@ class ReplayDataModule(AttachedData):
 
     def tasks(self, split: Split) -> dict[str, list[Task]]:
         """The fixed tasks of a split by family; made once and cached."""
-        return self._sources.tasks(split)
+        return self.sources.tasks(split)
 
     # ------------------------------------------------------------------ learning from the past
     @property
