@@ -54,6 +54,8 @@ class Fit:
     make_baseline: Any = ValueHeadBaseline
     optimizer: Any = ADAMW
     callbacks: Sequence[Callback] = ()
+    attempts_per_task: int = 1
+    monitor: str = "val/success_rate"
     data: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     trainer_options: dict[str, Any] = field(default_factory=dict)
@@ -104,11 +106,17 @@ class Fit:
             **{**options, **self.trainer_options},
             default_root_dir=str(self.run_dir),
             callbacks=[
-                FreshRollouts(trajectories=8, parallel_environments=8),
-                PolicyCheckpoint(),
+                *self._rollouts(bool(self.datamodule.environments)),
+                PolicyCheckpoint(self.monitor),
                 *self.callbacks,
             ],
         )
+
+    def _rollouts(self, wanted: bool) -> list[Callback]:
+        if not wanted:
+            return []
+        each = self.attempts_per_task
+        return [FreshRollouts(trajectories=8, attempts_per_task=each, parallel_environments=8)]
 
     @property
     def last(self) -> Path:

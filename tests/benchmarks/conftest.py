@@ -51,7 +51,7 @@ def main_job(tmp_path_factory: pytest.TempPathFactory) -> MainJob:
     history = ScriptedHistory(tasks_per_family=12, behaviours=data.history.behaviours)
     store = ReplayStore(history.materialise(data.environments, place, seed=1))
     texts = training_texts(store.read(range(len(store))))
-    tokenizer = train_tokenizer(texts, data.vocabulary_size)
+    tokenizer = train_tokenizer(texts, data.sources.vocabulary_size)
     policy = Policy.build(cli.model.language_model, tokenizer, seed=1)
     return MainJob(data, policy, ReplayMemory(store, None, policy.transcript), store)
 

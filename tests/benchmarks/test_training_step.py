@@ -29,12 +29,11 @@ Rows = list[list[Tensor]]
 
 def replayed(job: MainJob, rng: np.random.Generator) -> list[list[Batch]]:
     """Gradient steps as the datamodule hands them over."""
-    count = STEPS * job.data.batch_size
-    rows = rng.choice(np.flatnonzero(job.memory.learnable), count, replace=False)
+    batch_size = job.data.curricula.batch_size
+    rows = rng.choice(np.flatnonzero(job.memory.learnable), STEPS * batch_size, replace=False)
     batches = ReplayBatches(
-        Plan(epoch=0, begun=0, rows=rows, weights=np.ones(count), value_weights=np.ones(count)),
+        Plan.in_order(rows, batch_size),
         job.memory.load,
-        batch_size=job.data.batch_size,
         parts=job.data.length_parts,
     )
     return list(batches)

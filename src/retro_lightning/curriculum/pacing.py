@@ -61,6 +61,29 @@ class Root(Pacing):
         return min(math.sqrt(max(progress, 0.0) / self.until), 1.0)
 
 
+class Steps(Pacing):
+    """Opens in equal jumps: the baby steps of Bengio et al. 2009 and Spitkovsky et al. 2010.
+
+    Args:
+        jumps: Number of jumps, at least 1, at equal distances; the first comes after the first of
+            these distances, the last at ``until``. Higher = nearer to ``Linear``.
+        until: Share of the fit, in (0, 1], after which everything is open. Lower = opens sooner.
+    """
+
+    def __init__(self, jumps: int = 3, until: float = 0.5) -> None:
+        _check_share("Steps", "until", until)
+        if jumps < 1:
+            raise ValueError(f"Steps: jumps is {jumps}; give a whole number of at least 1")
+        self.jumps = jumps
+        self.until = until
+
+    def __call__(self, progress: float) -> float:
+        """See ``Pacing``."""
+        # A hair more before rounding down: 0.3 / 0.1 must be 3 jumps, not 2.9999999999999996.
+        done = math.floor(self.jumps * max(progress, 0.0) / self.until + 1e-9)
+        return min(done / self.jumps, 1.0)
+
+
 class Adaptive(Pacing):
     """Opens as the best validation success seen so far rises; it never closes again.
 

@@ -8,30 +8,27 @@ from typing import Any
 
 import numpy as np
 
+from retro_lightning.curriculum.columns import Codes, Columns, Floats, Mask, Rows, require_some
+from retro_lightning.curriculum.feedback import Feedback
+from retro_lightning.curriculum.filters import best_of_each, rank_within
 from retro_lightning.curriculum.pacing import Adaptive, Pacing
-from retro_lightning.curriculum.quality import Codes, Columns, Floats, Mask, quality
-from retro_lightning.curriculum.sampling import (
-    Rows,
-    correction,
-    normalised,
-    reserve,
-    sample,
-    sample_batches,
-)
-
-__all__ = [
-    "Prioritisation",
-    "QualityWeighted",
-    "Uniform",
-    "correction",
-    "reserve",
-    "sample",
-    "sample_batches",
-]
+from retro_lightning.curriculum.quality import Quality
+from retro_lightning.curriculum.sampling import correction, normalised
 
 
 class Prioritisation(ABC):
-    """Gives every stored trajectory the probability with which it is drawn for learning."""
+    """Gives every stored trajectory the probability with which it is drawn for learning.
+
+    Attributes:
+        correction: How much of the sampling the loss weights undo, in [0, 1]: the loss of a
+            trajectory drawn with probability p is multiplied with ``(N p)^-correction``. 0 (the
+            default): what is minimised is the mean loss under the curriculum, on purpose. 1: the
+            plain mean over all N trajectories that can be drawn. Between them neither.
+        needs_td_errors: Whether it wants to be told TD errors.
+    """
+
+    correction: float = 0.0
+    needs_td_errors: bool = False
 
     @abstractmethod
     def probabilities(self, columns: Columns, learnable_N: Mask, progress: float) -> Floats:
@@ -49,7 +46,6 @@ class Prioritisation(ABC):
             ValueError: If nothing can be learnt from.
         """
 
-    @abstractmethod
     def weights(self, p_N: Floats, rows: Rows) -> Floats:
         """Loss weight of each drawn row, which undoes the sampling as far as wanted.
 
@@ -57,9 +53,10 @@ class Prioritisation(ABC):
             p_N: Probabilities the rows were drawn with.
             rows: The rows drawn.
         """
+        return correction(p_N, rows, self.correction)
 
-    def observe(self, success_rate: float) -> None:  # noqa: B027  (not all need feedback)
-        """Learn of a validation success rate, in [0, 1]."""
+    def observe(self, feedback: Feedback) -> None:  # noqa: B027  (not all need feedback)
+        """Learn how the fit goes."""
 
     def state_dict(self) -> dict[str, Any]:
         """State as Python primitives."""
@@ -84,26 +81,22 @@ class Uniform(Prioritisation):
 
     def probabilities(self, columns: Columns, learnable_N: Mask, progress: float) -> Floats:
         """See ``Prioritisation``; progress is not read."""
-        _require_some(learnable_N)
+        require_some(learnable_N)
         chosen_N = learnable_N & columns.success if self.successes_only else learnable_N
         if not chosen_N.any():
             raise ValueError(
                 f"none of the {int(learnable_N.sum())} learnable trajectories solved its task: "
                 "set successes_only to false or add trajectories that did"
             )
-        mass_N = chosen_N.astype(np.float64)
-        return balanced(mass_N, columns.family) if self.balance_families else normalised(mass_N)
-
-    def weights(self, p_N: Floats, rows: Rows) -> Floats:
-        """Ones."""
-        return np.ones(len(rows))
+        return shares(chosen_N.astype(np.float64), columns.family, self.balance_families)
 
 
 class QualityWeighted(Prioritisation):
     """Starts with the best trajectories and opens to the rest as pacing says.
 
     Open are the best ones of each family, by rank, so that no family is left out; within what is
-    open, the probability is proportional to ``max(quality, floor) ** alpha``.
+    open, the probability is proportional to ``max(quality, floor) ** alpha``. With
+    ``start_fraction`` 1 it is plain proportional prioritisation, with ``alpha`` 0 plain best-first.
 
     Args:
         alpha: How much quality counts within what is open. 0 = all alike, higher = the best more.
@@ -111,14 +104,14 @@ class QualityWeighted(Prioritisation):
         pacing: How the rest opens; default: ``Adaptive``, with validation success.
         floor: Least quality, in (0, 1], that a trajectory is weighted with, so that failures are
             drawn at all once they are open. Lower = failures are drawn less.
-        success_weight: Weight of success in quality.
-        return_weight: Weight of the return, scaled within the family, in quality.
-        efficiency_weight: Weight of solving the task in few steps in quality.
+        quality: The measures of quality and their weights.
         balance_families: Give every family the same total probability, however many trajectories
             it has.
         correction: How much of this sampling the loss weights undo, in [0, 1]: (N p)^-correction.
             0 = what is learnt is the mean under the curriculum, 1 = the plain mean over all that
             is open.
+        reverse: Turn quality round, so that the worst come first: for experiments that ask whether
+            the order matters at all.
     """
 
     def __init__(
@@ -127,32 +120,26 @@ class QualityWeighted(Prioritisation):
         start_fraction: float = 0.3,
         pacing: Pacing | None = None,
         floor: float = 0.1,
-        success_weight: float = 0.7,
-        return_weight: float = 0.2,
-        efficiency_weight: float = 0.1,
+        quality: Quality | None = None,
         balance_families: bool = True,
         correction: float = 0.0,
+        reverse: bool = False,
     ) -> None:
-        _check("alpha", alpha, 0.0 <= alpha < math.inf, "a finite number of at least 0")
+        check_number(self, "alpha", alpha)
         for name, value in (("start_fraction", start_fraction), ("floor", floor)):
-            _check(name, value, 0.0 < value <= 1.0, "a number above 0, at most 1")
-        _check("correction", correction, 0.0 <= correction <= 1.0, "a number between 0 and 1")
-        parts = {
-            "success_weight": success_weight,
-            "return_weight": return_weight,
-            "efficiency_weight": efficiency_weight,
-        }
-        for name, value in parts.items():
-            _check(name, value, 0.0 <= value < math.inf, "a finite number of at least 0")
-        if sum(parts.values()) == 0:
-            raise ValueError(f"QualityWeighted: {', '.join(parts)} are all 0; raise one of them")
+            if not 0.0 < value <= 1.0:
+                raise ValueError(
+                    f"QualityWeighted: {name} is {value}; give a number above 0, at most 1"
+                )
+        check_share(self, "correction", correction)
         self.alpha = alpha
         self.start_fraction = start_fraction
         self.pacing = pacing if pacing is not None else Adaptive()
         self.floor = floor
-        self.quality_weights = parts
+        self.quality = quality if quality is not None else Quality()
         self.balance_families = balance_families
         self.correction = correction
+        self.reverse = reverse
 
     def open_fraction(self, progress: float) -> float:
         """Share of each family that is open, in (0, 1]."""
@@ -160,19 +147,18 @@ class QualityWeighted(Prioritisation):
 
     def probabilities(self, columns: Columns, learnable_N: Mask, progress: float) -> Floats:
         """See ``Prioritisation``."""
-        _require_some(learnable_N)
-        quality_N = quality(columns, learnable_N, **self.quality_weights)
+        require_some(learnable_N)
+        quality_N = self.quality(columns, learnable_N)
+        if self.reverse:
+            quality_N = np.where(learnable_N, 1.0 - quality_N, 0.0)
         open_N = best_of_each(quality_N, columns.family, learnable_N, self.open_fraction(progress))
         mass_N = np.where(open_N, np.maximum(quality_N, self.floor) ** self.alpha, 0.0)
-        return balanced(mass_N, columns.family) if self.balance_families else normalised(mass_N)
+        return shares(mass_N, columns.family, self.balance_families)
 
-    def weights(self, p_N: Floats, rows: Rows) -> Floats:
-        """See ``Prioritisation``."""
-        return correction(p_N, rows, self.correction)
-
-    def observe(self, success_rate: float) -> None:
+    def observe(self, feedback: Feedback) -> None:
         """Tell the pacing."""
-        self.pacing.observe(success_rate)
+        if feedback.validation_success is not None:
+            self.pacing.observe(feedback.validation_success)
 
     def state_dict(self) -> dict[str, Any]:
         """The pacing's state."""
@@ -183,27 +169,50 @@ class QualityWeighted(Prioritisation):
         self.pacing.load_state_dict(state["pacing"])
 
 
-def best_of_each(quality_N: Floats, family_N: Codes, learnable_N: Mask, fraction: float) -> Mask:
-    """The best ``fraction`` of each family's learnable trajectories, by rank, rounded up.
+class RankWeighted(Prioritisation):
+    """Draws by rank of quality within the family: ``p`` proportional to ``rank ** -alpha``.
+
+    Schaul et al. 2016 (arXiv 1511.05952, section 3.3) with quality in the place of the TD error:
+    how much better a trajectory is does not count, only how many are better. Ranks begin at 1;
+    of equals the newer comes first.
 
     Args:
-        quality_N: Quality; of equals the later in the store (the newer) goes first.
-        family_N: Family codes, from 0.
-        learnable_N: Which trajectories take part.
-        fraction: Share of each family, in (0, 1].
-
-    Returns:
-        Mask [N]; at least one trajectory of every family that has a learnable one.
+        alpha: How much the rank counts. 0 = all alike, higher = the best more.
+        quality: The measures of quality and their weights.
+        balance_families: Give every family the same total probability.
+        correction: How much of this sampling the loss weights undo, in [0, 1].
+        reverse: Turn quality round, so that the worst have the first ranks.
     """
-    rows = np.flatnonzero(learnable_N)
-    order = rows[np.lexsort((-rows, -quality_N[rows], family_N[rows]))]
-    sizes = np.bincount(family_N[order])
-    rank = np.arange(len(order)) - (np.cumsum(sizes) - sizes)[family_N[order]]
-    # A hair less before rounding up: 0.3 of 10 must be 3, not ceil(3.0000000000000004).
-    keep = rank < np.ceil(fraction * sizes - 1e-9)[family_N[order]]
-    chosen_N = np.zeros(len(quality_N), dtype=np.bool_)
-    chosen_N[order[keep]] = True
-    return chosen_N
+
+    def __init__(
+        self,
+        alpha: float = 0.7,
+        quality: Quality | None = None,
+        balance_families: bool = True,
+        correction: float = 0.0,
+        reverse: bool = False,
+    ) -> None:
+        check_number(self, "alpha", alpha)
+        check_share(self, "correction", correction)
+        self.alpha = alpha
+        self.quality = quality if quality is not None else Quality()
+        self.balance_families = balance_families
+        self.correction = correction
+        self.reverse = reverse
+
+    def probabilities(self, columns: Columns, learnable_N: Mask, progress: float) -> Floats:
+        """See ``Prioritisation``; progress is not read."""
+        require_some(learnable_N)
+        quality_N = self.quality(columns, learnable_N)
+        ordered_N = -quality_N if self.reverse else quality_N
+        rank_N = rank_within(ordered_N, columns.family, learnable_N) + 1.0
+        mass_N = np.where(learnable_N, rank_N**-self.alpha, 0.0)
+        return shares(mass_N, columns.family, self.balance_families)
+
+
+def shares(mass_N: Floats, family_N: Codes, balance_families: bool) -> Floats:
+    """Masses as probabilities, over families alike or as they are."""
+    return balanced(mass_N, family_N) if balance_families else normalised(mass_N)
 
 
 def balanced(mass_N: Floats, family_N: Codes) -> Floats:
@@ -220,14 +229,17 @@ def balanced(mass_N: Floats, family_N: Codes) -> Floats:
     return normalised(mass_N / np.where(totals > 0, totals, 1.0)[family_N])
 
 
-def _require_some(learnable_N: Mask) -> None:
-    if not learnable_N.any():
+def check_number(owner: object, name: str, value: float) -> None:
+    """Refuse an argument that is not finite and at least 0, by name."""
+    if not 0.0 <= value < math.inf:
         raise ValueError(
-            f"the store holds {len(learnable_N)} trajectories, none to learn from (training "
-            "task, not faulted, at least one step): add some before training"
+            f"{type(owner).__name__}: {name} is {value}; give a finite number of at least 0"
         )
 
 
-def _check(name: str, value: float, fine: bool, remedy: str) -> None:
-    if not fine:
-        raise ValueError(f"QualityWeighted: {name} is {value}; give {remedy}")
+def check_share(owner: object, name: str, value: float) -> None:
+    """Refuse an argument outside [0, 1], by name."""
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(
+            f"{type(owner).__name__}: {name} is {value}; give a number between 0 and 1"
+        )

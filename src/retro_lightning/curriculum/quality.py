@@ -2,61 +2,115 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import math
+from dataclasses import dataclass, fields
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Codes = npt.NDArray[Any]
-Mask = npt.NDArray[np.bool_]
+from retro_lightning.curriculum.columns import Codes, Columns, Floats, Mask
 
 
-class Columns(Protocol):
-    """Columns of a whole store, one entry per trajectory, in order of publication."""
-
-    @property
-    def returns(self) -> Floats:
-        """Undiscounted return [N], in the environment's units."""
-
-    @property
-    def success(self) -> Mask:
-        """Whether the task was solved [N]."""
-
-    @property
-    def length(self) -> Codes:
-        """Number of steps (turns, not tokens) [N]."""
-
-    @property
-    def task_id(self) -> Codes:
-        """Code of the task [N], from 0; equal code = equal task."""
-
-    @property
-    def family(self) -> Codes:
-        """Code of the family [N], from 0."""
-
-
-def return_quality(returns_N: Floats, family_N: Codes, learnable_N: Mask) -> Floats:
-    """Return, scaled to [0, 1] within each family: 0 = its worst trajectory, 1 = its best.
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """Weighted mean of measures, each in [0, 1]; only the proportion of the weights counts.
 
     Args:
-        returns_N: Returns.
-        family_N: Family codes, from 0.
+        success: Weight of having solved the task (0 or 1).
+        returns: Weight of the return, scaled within the family.
+        task_returns: Weight of the return, scaled within the attempts at the same task, so that
+            easy tasks do not pass for good trajectories.
+        efficiency: Weight of solving the task in few steps.
+        novelty: Weight of being one of few attempts at the task that ended alike.
+        freshness: Weight of being written by a recent policy.
+        advantage: Weight of the return's excess over what other attempts at the task got.
+        half_life: Age, in optimiser steps, at which freshness has fallen to a half. Lower = only
+            the newest rollouts count as fresh.
+
+    Raises:
+        ValueError: If a weight is negative, all are 0, or the half-life is not above 0.
+    """
+
+    success: float = 0.7
+    returns: float = 0.2
+    task_returns: float = 0.0
+    efficiency: float = 0.1
+    novelty: float = 0.0
+    freshness: float = 0.0
+    advantage: float = 0.0
+    half_life: float = 500.0
+
+    def __post_init__(self) -> None:
+        weights = self._weights()
+        for name, value in weights.items():
+            if not 0.0 <= value < math.inf:
+                raise ValueError(f"quality: {name} is {value}; give a finite number of at least 0")
+        if sum(weights.values()) == 0:
+            raise ValueError(f"quality: {', '.join(weights)} are all 0; raise one of them")
+        if not 0.0 < self.half_life < math.inf:
+            raise ValueError(
+                f"quality: half_life is {self.half_life}; give a finite number above 0"
+            )
+
+    def _weights(self) -> dict[str, float]:
+        names = [item.name for item in fields(self) if item.name != "half_life"]
+        return {name: getattr(self, name) for name in names}
+
+    def __call__(self, columns: Columns, learnable_N: Mask) -> Floats:
+        """Quality of each trajectory.
+
+        Args:
+            columns: Columns of the store.
+            learnable_N: Which trajectories may be learnt from; only they set scales.
+
+        Returns:
+            Quality [N] in [0, 1]; 0 where not learnable.
+        """
+        sum_N = np.zeros(len(learnable_N))
+        for name, weight in self._weights().items():
+            if weight:
+                sum_N = sum_N + weight * self._measure(name, columns, learnable_N)
+        return np.where(learnable_N, sum_N / sum(self._weights().values()), 0.0)
+
+    def _measure(self, name: str, columns: Columns, learnable_N: Mask) -> Floats:
+        if name == "success":
+            return columns.success.astype(np.float64)
+        if name == "returns":
+            return scaled_within(columns.returns, columns.family, learnable_N)
+        if name == "task_returns":
+            return scaled_within(columns.returns, columns.task_id, learnable_N)
+        if name == "efficiency":
+            return length_efficiency(columns.length, columns.task_id, columns.success, learnable_N)
+        if name == "novelty":
+            return novelty(columns, learnable_N)
+        if name == "freshness":
+            return freshness(columns.policy_version, learnable_N, self.half_life)
+        excess_N = columns.returns - task_values(columns, learnable_N)
+        return scaled_within(excess_N, columns.family, learnable_N)
+
+
+def scaled_within(values_N: Floats, group_N: Codes, learnable_N: Mask) -> Floats:
+    """Values, scaled to [0, 1] within each group: 0 = its least, 1 = its greatest.
+
+    Args:
+        values_N: Returns, for example.
+        group_N: Codes of the group, from 0: the family, or the task.
         learnable_N: Which trajectories set the scale.
 
     Returns:
-        Quality [N]; 0.5 in a family whose returns do not differ, 0 where not learnable.
+        Quality [N]; 0.5 in a group whose values do not differ, 0 where not learnable.
     """
-    families = int(family_N.max(initial=-1)) + 1
-    low, high = np.full(families, np.inf), np.full(families, -np.inf)
-    np.minimum.at(low, family_N[learnable_N], returns_N[learnable_N])
-    np.maximum.at(high, family_N[learnable_N], returns_N[learnable_N])
-    # A family without learnable trajectories has no scale; its entries are set to 0 below.
-    low, high = np.where(np.isfinite(low), low, 0.0), np.where(np.isfinite(high), high, 0.0)
-    span_N = (high - low)[family_N]
-    flat_N = span_N <= 0
-    scaled_N = (returns_N - low[family_N]) / np.where(flat_N, 1.0, span_N)
-    return np.where(learnable_N, np.where(flat_N, 0.5, scaled_N), 0.0)
+    rows = np.flatnonzero(learnable_N)
+    values, group = values_N[rows], group_N[rows]
+    groups = int(group_N.max(initial=-1)) + 1
+    low, high = np.full(groups, np.inf), np.full(groups, -np.inf)
+    np.minimum.at(low, group, values)
+    np.maximum.at(high, group, values)
+    flat = high <= low  # also where a group has no learnable trajectory: inf and -inf
+    span = np.where(flat, 1.0, high - low)
+    scaled = (values - low[group]) / span[group]
+    result_N = np.zeros(len(values_N))
+    result_N[rows] = np.where(flat[group], 0.5, scaled)
+    return result_N
 
 
 def length_efficiency(length_N: Codes, task_N: Codes, success_N: Mask, learnable_N: Mask) -> Floats:
@@ -71,40 +125,87 @@ def length_efficiency(length_N: Codes, task_N: Codes, success_N: Mask, learnable
     Returns:
         Efficiency [N] in [0, 1]; 1 = no stored attempt solved the task in fewer steps.
     """
-    solved_N = success_N & learnable_N
+    rows = np.flatnonzero(success_N & learnable_N)
+    tasks, lengths = task_N[rows], np.maximum(length_N[rows], 1).astype(np.float64)
     shortest = np.full(int(task_N.max(initial=-1)) + 1, np.inf)
-    np.minimum.at(shortest, task_N[solved_N], length_N[solved_N])
-    own_N = np.maximum(length_N, 1)
-    best_N = np.where(solved_N, np.maximum(shortest[task_N], 1), 0.0)
-    return np.asarray(best_N / own_N, dtype=np.float64)
+    np.minimum.at(shortest, tasks, lengths)
+    result_N = np.zeros(len(task_N))
+    result_N[rows] = shortest[tasks] / lengths
+    return result_N
 
 
-def quality(
-    columns: Columns,
-    learnable_N: Mask,
-    *,
-    success_weight: float,
-    return_weight: float,
-    efficiency_weight: float,
-) -> Floats:
-    """Weighted mean of success, return within the family, and length efficiency.
+def novelty(columns: Columns, learnable_N: Mask) -> Floats:
+    """``1 / sqrt(n)``, n = stored attempts at the task with the same outcome, itself included.
+
+    The count bonus of Bellemare et al. 2016 (arXiv 1606.01868, section 4), with the outcome
+    (success, return and number of steps) in the place of the state: what was done step by step is
+    not compared.
 
     Args:
         columns: Columns of the store.
-        learnable_N: Which trajectories may be learnt from; only they set scales.
-        success_weight: Weight of success (0 or 1).
-        return_weight: Weight of ``return_quality``.
-        efficiency_weight: Weight of ``length_efficiency``.
+        learnable_N: Which trajectories are counted.
 
     Returns:
-        Quality [N] in [0, 1]; 0 where not learnable.
+        Novelty [N] in (0, 1]; 1 = no other attempt at the task ended like this one, 0 where not
+        learnable.
     """
-    total = success_weight + return_weight + efficiency_weight
-    sum_N = success_weight * columns.success.astype(np.float64)
-    if return_weight:
-        sum_N = sum_N + return_weight * return_quality(columns.returns, columns.family, learnable_N)
-    if efficiency_weight:
-        sum_N = sum_N + efficiency_weight * length_efficiency(
-            columns.length, columns.task_id, columns.success, learnable_N
-        )
-    return np.where(learnable_N, sum_N / total, 0.0)
+    rows = np.flatnonzero(learnable_N)
+    # One number for each combination: sorting numbers is ten times faster than sorting records.
+    outcome = columns.task_id[rows].astype(np.int64)
+    for column in (columns.success, columns.length, columns.returns):
+        values, place = np.unique(column[rows], return_inverse=True)
+        outcome = outcome * len(values) + place.ravel()
+    _, place, counts = np.unique(outcome, return_inverse=True, return_counts=True)
+    result_N = np.zeros(len(learnable_N))
+    result_N[rows] = 1.0 / np.sqrt(counts[place.ravel()])
+    return result_N
+
+
+def freshness(version_N: Codes, learnable_N: Mask, half_life: float) -> Floats:
+    """``2^(-age / half_life)``, age = optimiser steps since the newest collection in the store.
+
+    Staleness, turned round so that higher = better. What no policy of ours has written counts as
+    written at step 0.
+
+    Args:
+        version_N: Policy versions; -1 = no policy of ours.
+        learnable_N: Which trajectories count.
+        half_life: Age at which freshness is a half, in optimiser steps.
+
+    Returns:
+        Freshness [N] in [0, 1]; 1 = of the newest collection, 0 where not learnable.
+    """
+    written_N = np.maximum(version_N, 0)
+    newest = written_N[learnable_N].max(initial=0)
+    return np.where(learnable_N, np.exp2(-(newest - written_N) / half_life), 0.0)
+
+
+def task_values(columns: Columns, learnable_N: Mask, prior_weight: float = 1.0) -> Floats:
+    """What other attempts at the same task got: V(task), leaving out the trajectory at hand.
+
+    ``(sum of the others' returns + prior_weight * family's mean) / (others + prior_weight)``.
+
+    Args:
+        columns: Columns of the store.
+        learnable_N: Which attempts count.
+        prior_weight: How many attempts the family's mean counts for, above 0. Lower = trusts few
+            attempts at the task itself.
+
+    Returns:
+        Value [N], in units of return.
+    """
+    weight_N = learnable_N.astype(np.float64)
+
+    def totals(group_N: Codes) -> tuple[Floats, Floats]:
+        sums = np.bincount(group_N, weights=columns.returns * weight_N)
+        return sums[group_N], np.bincount(group_N, weights=weight_N)[group_N]
+
+    family_sum_N, family_count_N = totals(columns.family)
+    family_mean_N = family_sum_N / np.maximum(family_count_N, 1.0)
+    task_sum_N, task_count_N = totals(columns.task_id)
+    others_sum_N = task_sum_N - columns.returns * weight_N
+    others_N = task_count_N - weight_N
+    return np.asarray(
+        (others_sum_N + prior_weight * family_mean_N) / (others_N + prior_weight),
+        dtype=np.float64,
+    )

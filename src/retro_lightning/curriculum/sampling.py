@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Rows = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
+from retro_lightning.curriculum.columns import Floats, Mask, Rows
 
 
-def sample(p_N: Floats, size: int, rng: np.random.Generator) -> Rows:
-    """Draw rows by systematic resampling, in random order.
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What was drawn, and how likely it was.
 
-    Row n is drawn ``size * p_n`` times in expectation, and in every draw either the floor or the
-    ceiling of that (Kitagawa 1996, appendix): no row comes twice by chance before those equally
-    probable came once, as it does in independent draws.
-
-    Args:
-        p_N: Probability of each row; adds up to 1.
-        size: Number of rows to draw.
-        rng: Source of randomness.
-
-    Returns:
-        Rows [size].
-
-    Raises:
-        ValueError: If the probabilities do not add up to 1, or one is negative.
+    Attributes:
+        rows: Rows drawn, of any shape.
+        p: Probability of each of them in a single draw, of the same shape.
     """
-    check_probabilities(p_N)
-    drawn = _systematic(p_N, rng.permutation(len(p_N)), size, rng)
-    return rng.permutation(drawn)
+
+    rows: Rows
+    p: Floats
 
 
 def sample_batches(
@@ -39,10 +29,11 @@ def sample_batches(
     batch_size: int,
     stratum_N: npt.NDArray[np.int64],
     rng: np.random.Generator,
-) -> Rows:
+) -> Draw:
     """Draw all batches of an epoch, each with its fair part of every stratum.
 
-    All rows are drawn by systematic resampling in order of their stratum and dealt to the batches
+    All rows are drawn by systematic resampling (Kitagawa 1996, appendix: row n comes the floor or
+    the ceiling of its expected number of times) in order of their stratum and dealt to the batches
     like cards: a batch's number of rows of a stratum differs from ``batch_size`` times the
     stratum's probability by at most 2, and a row that is drawn several times goes to different
     batches as far as there are any. Row n is still drawn ``batches * batch_size * p_n`` times in
@@ -56,7 +47,7 @@ def sample_batches(
         rng: Source of randomness.
 
     Returns:
-        Rows [batches, batch_size].
+        Rows [batches, batch_size] and their probabilities.
 
     Raises:
         ValueError: If the probabilities do not add up to 1, or one is negative.
@@ -67,7 +58,8 @@ def sample_batches(
     drawn = _systematic(p_N, order, batches * batch_size, rng)
     # Column j holds `batches` neighbours in the order; each goes to a batch of its own.
     dealt = rng.permuted(drawn.reshape(batch_size, batches).T, axis=0)
-    return rng.permuted(dealt, axis=1)
+    rows = rng.permuted(dealt, axis=1)
+    return Draw(rows, p_N[rows])
 
 
 def reserve(p_N: Floats, group_N: Mask, share: float) -> Floats:

@@ -33,6 +33,8 @@ _TEXTS = {
     "families": "family",
     "behaviours": "behaviour",
     "sources": "source",
+    "runs": "run",
+    "splits": "split",
 }
 
 
@@ -55,6 +57,8 @@ class StoreIndex:
         family: Codes of ``families`` [N].
         behaviour: Codes of ``behaviours``, the behaviours' ids [N].
         source: Codes of ``sources`` [N].
+        split: Codes of ``splits`` [N].
+        run: Codes of ``runs``, the names of runs and histories [N].
     """
 
     returns: npt.NDArray[np.float64]
@@ -73,6 +77,10 @@ class StoreIndex:
     behaviours: tuple[str, ...]
     source: Codes
     sources: tuple[str, ...]
+    split: Codes
+    splits: tuple[str, ...]
+    run: Codes
+    runs: tuple[str, ...]
 
     def __len__(self) -> int:
         """Number of trajectories."""

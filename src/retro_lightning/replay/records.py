@@ -84,6 +84,7 @@ INDEX_FIELDS = tuple(
         "split",
         "source",
         "behaviour_id",
+        "run",
         "attempt",
         "policy_version",
         "truncation",

@@ -39,7 +39,13 @@ _MANIFEST = "history.json"
 
 
 class History(ABC):
-    """Where the logged trajectories come from."""
+    """Where the logged trajectories come from.
+
+    Attributes:
+        needs_environments: Whether environments are needed to make it.
+    """
+
+    needs_environments: bool = True
 
     @abstractmethod
     def materialise(
@@ -60,6 +66,8 @@ class StoredHistory(History):
     Args:
         path: Folder of the store.
     """
+
+    needs_environments = False
 
     def __init__(self, path: str) -> None:
         self.path = path

@@ -32,10 +32,9 @@ class ReplayBatches:
     Args:
         plan: What the epoch learns from.
         load: Reads and encodes rows of the store.
-        batch_size: Trajectories per gradient step over all processes.
         parts: Most parts a step is split into. Lower = fewer, larger forward passes; higher = less
             padding.
-        rank: This process's number; it takes every ``world_size``-th trajectory of each step.
+        rank: This process's number; of each step it takes its ``Plan.share``.
         world_size: Number of processes.
         start: Gradient step to begin with; those before it have been learnt from already.
     """
@@ -45,20 +44,19 @@ class ReplayBatches:
         plan: Plan,
         load: Load,
         *,
-        batch_size: int,
         parts: int,
         rank: int = 0,
         world_size: int = 1,
         start: int = 0,
     ) -> None:
         self._plan, self._load = plan, load
-        self._batch_size, self._parts = batch_size, parts
+        self._parts = parts
         self._rank, self._world_size = rank, world_size
         self._start = start
 
     def __len__(self) -> int:
         """Gradient steps in the whole epoch."""
-        return -(-len(self._plan.rows) // self._batch_size)
+        return len(self._plan)
 
     def __iter__(self) -> Iterator[list[Batch]]:
         """Yield the remaining gradient steps of the epoch."""
@@ -67,9 +65,7 @@ class ReplayBatches:
 
     def step(self, number: int) -> list[Batch]:
         """The parts of gradient step ``number`` for this process."""
-        start = number * self._batch_size
-        end = min(start + self._batch_size, len(self._plan.rows))
-        mine = slice(start + self._rank, end, self._world_size)
+        mine = self._plan.share(number, self._rank, self._world_size)
         rows = self._plan.rows[mine]
         examples = self._load(rows.tolist())
         lengths = np.array([len(encoded.tokens) for _, encoded in examples])

@@ -6,36 +6,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
-import torch
-from lightning.pytorch.trainer.states import TrainerFn
+import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
+from retro_lightning.curriculum.feedback import Feedback
 from retro_lightning.curriculum.prioritisation import Prioritisation, QualityWeighted
 from retro_lightning.curriculum.tasks import TaskCurriculum, UniformTasks
 from retro_lightning.environments.base import EnvironmentFactory
-from retro_lightning.policy.batch import Batch
-from retro_lightning.policy.loading import load_tokenizer
 from retro_lightning.policy.policy import Policy
-from retro_lightning.policy.segments import training_texts
-from retro_lightning.policy.tokenizer import train_tokenizer
 from retro_lightning.policy.transcript import Transcript
 from retro_lightning.replay.index import Mask, StoreIndex
 from retro_lightning.replay.store import ReplayStore
 from retro_lightning.rollout.collector import Job
 from retro_lightning.rollout.history import History
-from retro_lightning.rollout.seeds import generator
+from retro_lightning.training.attached import AttachedData
 from retro_lightning.training.batches import ReplayBatches
+from retro_lightning.training.curricula import Curricula
+from retro_lightning.training.feedback import over_processes
+from retro_lightning.training.held_out import HeldOutBatches
 from retro_lightning.training.memory import ReplayMemory
-from retro_lightning.training.plan import Plan, describe_plan, draw_plan
-from retro_lightning.training.tasks import TaskBatches, fixed_tasks
+from retro_lightning.training.plan import Plan
+from retro_lightning.training.sources import Sources
+from retro_lightning.training.tasks import TaskBatches
 from retro_lightning.trajectory import Split, Task, Trajectory
 
-_TOKENIZER_TRAJECTORIES = 2_000
 
-
-class ReplayDataModule(L.LightningDataModule):
+class ReplayDataModule(AttachedData):
     """Streams replayed trajectories in curriculum order and hands out tasks to try next.
 
     Two stores are read as one: the *history*, which is made once and never written by ``fit``, and
@@ -43,6 +40,7 @@ class ReplayDataModule(L.LightningDataModule):
 
     Args:
         environments: The task families: name of the family → environment class with its arguments.
+            None at all = learn from the history alone and judge by its held-out trajectories.
         history: Where the logged trajectories come from.
         prioritisation: Which stored trajectories are learnt from.
         task_curriculum: Which tasks the policy tries next.
@@ -86,51 +84,47 @@ class ReplayDataModule(L.LightningDataModule):
         seed: int = 1,
     ) -> None:
         super().__init__()
-        for name, value in (("batch_size", batch_size), ("batches_per_epoch", batches_per_epoch)):
-            if value < 1:
-                raise ValueError(f"data.{name} is {value}; give a whole number of at least 1")
-        if not 0.0 <= fresh_share <= 1.0:
-            raise ValueError(f"data.fresh_share is {fresh_share}; give a share between 0 and 1")
-        if not 0.0 < uniform_share <= 1.0:
+        if not environments and history.needs_environments:
             raise ValueError(
-                f"data.uniform_share is {uniform_share}; give a share above 0, at most 1"
+                "data.environments is empty: name at least one task family, or learn from logs "
+                "alone with data.history a StoredHistory"
             )
-        if not environments:
-            raise ValueError("data.environments is empty: name at least one task family")
         self.environments = environments
         self.history = history
         self.prioritisation = prioritisation if prioritisation is not None else QualityWeighted()
         self.task_curriculum = task_curriculum if task_curriculum is not None else UniformTasks()
-        self.batch_size = batch_size
-        self.batches_per_epoch = batches_per_epoch
-        self.fresh_share = fresh_share
-        self.uniform_share = uniform_share
         self.length_parts = length_parts
-        self.vocabulary_size = vocabulary_size
-        self.tokenizer_source = tokenizer
         self.context = context
         self.task_counts: dict[Split, int] = {
             "train": train_tasks_per_family,
             "val": val_tasks_per_family,
             "test": test_tasks_per_family,
         }
-        self.cache_dir = Path(cache_dir)
         self.seed = seed
-        self.validation_success = 0.0
-        self.fresh_version: int | None = None
-        self._plan: Plan | None = None
-        self._tasks: dict[Split, dict[str, list[Task]]] = {}
+        self.curricula = Curricula(
+            self.prioritisation,
+            self.task_curriculum,
+            batch_size=batch_size,
+            batches_per_epoch=batches_per_epoch,
+            fresh_share=fresh_share,
+            uniform_share=uniform_share,
+            seed=seed,
+        )
+        self.sources = Sources(
+            environments=environments,
+            history=history,
+            cache_dir=Path(cache_dir),
+            seed=seed,
+            vocabulary_size=vocabulary_size,
+            tokenizer=tokenizer,
+            task_counts=self.task_counts,
+        )
 
     # ------------------------------------------------------------------ making and loading
     def prepare_data(self) -> None:
         """Make what is missing of history and tokenizer (one process only)."""
         if self._needs_history():
-            path = self.history.materialise(self.environments, self.cache_dir, self.seed)
-            if self.tokenizer_source is None and not self._tokenizer_path(path).exists():
-                texts = training_texts(_evenly_spread(ReplayStore(path)))
-                train_tokenizer(texts, self.vocabulary_size).save_pretrained(
-                    self._tokenizer_path(path)
-                )
+            self.sources.prepare()
 
     def setup(self, stage: str) -> None:
         """Load stores, tokenizer and the fixed tasks of the stage.
@@ -141,9 +135,8 @@ class ReplayDataModule(L.LightningDataModule):
         self.tokenizer: PreTrainedTokenizerBase | None = None
         if not self._needs_history():
             return
-        path = self.history.materialise(self.environments, self.cache_dir, self.seed)
-        source = self.tokenizer_source or str(self._tokenizer_path(path))
-        self.tokenizer = load_tokenizer(source)
+        path = self.sources.history_path()
+        self.tokenizer = self.sources.load_tokenizer()
         self.history_store = ReplayStore(path)
         own = ReplayStore(self.run_dir / "store", create=True) if stage == "fit" else None
         transcript = Transcript(self.tokenizer, max_length=self.context)
@@ -176,45 +169,18 @@ class ReplayDataModule(L.LightningDataModule):
         if self._begun:
             return
         self._begun = True
-        if self._attached.ckpt_path is None:
+        if self.attached.ckpt_path is None:
             self.memory.restore(())
-            self._plan, self.fresh_version = None, None
-        self._attached.strategy.barrier("the run store is as the fit begins")
+            self.curricula.begin_anew()
+        self.attached.strategy.barrier("the run store is as the fit begins")
 
     def _needs_history(self) -> bool:
-        """Fit and predict read stored trajectories; an untrained policy needs the tokenizer."""
-        trainer = self.trainer
-        if trainer is None or trainer.state.fn in (TrainerFn.FITTING, TrainerFn.PREDICTING):
-            return True
-        return getattr(trainer.lightning_module, "initial_policy", None) is None
-
-    def _tokenizer_path(self, history: Path) -> Path:
-        return history.with_name(f"{history.name}-tokenizer-{self.vocabulary_size}")
-
-    @property
-    def _attached(self) -> L.Trainer:
-        if self.trainer is None:
-            raise RuntimeError("the datamodule is not attached to a trainer")
-        return self.trainer
-
-    @property
-    def run_dir(self) -> Path:
-        """Directory of the run: checkpoints, policies, run store and figures."""
-        return Path(self.trainer.default_root_dir if self.trainer is not None else "runs/default")
-
-    @property
-    def run_name(self) -> str:
-        """Name of the run, as trajectories carry it."""
-        return self.run_dir.name
+        """Without an environment, held-out trajectories are all that a policy can be judged by."""
+        return not self.environments or self.reads_history()
 
     def tasks(self, split: Split) -> dict[str, list[Task]]:
         """The fixed tasks of a split by family; made once and cached."""
-        if split not in self._tasks:
-            self._tasks[split] = {
-                family: fixed_tasks(self.cache_dir, family, make, split, self.task_counts[split])
-                for family, make in self.environments.items()
-            }
-        return self._tasks[split]
+        return self.sources.tasks(split)
 
     # ------------------------------------------------------------------ learning from the past
     @property
@@ -225,18 +191,22 @@ class ReplayDataModule(L.LightningDataModule):
     @property
     def fresh(self) -> Mask:
         """Mask over the index: this run's rollouts of its latest collection."""
-        return self.memory.fresh(self.fresh_version)
+        return self.memory.fresh(self.curricula.fresh_version)
+
+    @property
+    def validation_success(self) -> float:
+        """What validation found last, as a success rate in [0, 1]; 0 before the first."""
+        return self.curricula.validation_success
+
+    @property
+    def progress(self) -> float:
+        """Share of the fit that is done, in [0, 1]."""
+        return min(1.0, self.attached.global_step / self.planned_steps)
 
     @property
     def planned_steps(self) -> int:
         """Optimiser steps of the whole fit, for schedules."""
-        trainer = self._attached
-        epochs, steps = trainer.max_epochs, trainer.max_steps
-        limits = [epochs * self.batches_per_epoch] if epochs not in (None, -1) else []
-        limits += [steps] if steps not in (None, -1) else []
-        if not limits:
-            raise ValueError("the fit has no end: set trainer.max_epochs or trainer.max_steps")
-        return max(1, min(limits))
+        return self.steps_until_end(self.curricula.batches_per_epoch)
 
     def train_dataloader(self) -> ReplayBatches:
         """The current epoch's gradient steps that have not been taken yet.
@@ -244,124 +214,95 @@ class ReplayDataModule(L.LightningDataModule):
         Where in its plan a resumed fit goes on follows from the optimiser steps taken: a batch in
         the middle of which it was stopped is learnt from again.
         """
-        trainer = self._attached
-        epoch, step = trainer.current_epoch, trainer.global_step
-        if self._plan is None or self._plan.epoch != epoch:
-            self._plan = self._draw(epoch, step)
-        done = (step - self._plan.begun) * trainer.accumulate_grad_batches
-        return self._batches(self._plan, start=done)
-
-    def _draw(self, epoch: int, step: int) -> Plan:
-        module: Any = self._attached.lightning_module
-        return draw_plan(
+        trainer = self.attached
+        module: Any = trainer.lightning_module
+        plan = self.curricula.plan_for(
             self.memory,
-            self.prioritisation,
-            epoch=epoch,
-            begun=step,
-            progress=min(1.0, step / self.planned_steps),
-            batches=self.batches_per_epoch,
-            batch_size=self.batch_size,
-            uniform_share=self.uniform_share,
-            fresh_version=self.fresh_version,
-            fresh_share=self.fresh_share if module.needs_fresh_rollouts() else None,
-            seed=self.seed,
+            epoch=trainer.current_epoch,
+            step=trainer.global_step,
+            done=self._steps_done(),
+            progress=self.progress,
+            fresh=module.needs_fresh_rollouts(),
+            grouped=self.grouped,
         )
+        return self._batches(plan, start=self._steps_done())
+
+    def _steps_done(self) -> int:
+        """Gradient steps of the current plan that were taken."""
+        trainer, plan = self.attached, self.curricula.plan
+        taken = 0 if plan is None else trainer.global_step - plan.begun
+        return taken * trainer.accumulate_grad_batches
+
+    def exposure(self) -> npt.NDArray[np.int64]:
+        """How often each trajectory of ``index`` was learnt from in this fit."""
+        return self.curricula.exposure(len(self.index), self._steps_done())
 
     def describe_curriculum(self) -> dict[str, float]:
         """What the current epoch learns from; see ``describe_plan``. Empty before the first."""
-        if self._plan is None:
-            return {}
-        return describe_plan(self._plan, self.memory, self.fresh_version)
+        return self.curricula.describe(self.memory)
 
     def _batches(self, plan: Plan, start: int = 0) -> ReplayBatches:
         return ReplayBatches(
             plan,
             self.memory.load,
-            batch_size=self.batch_size,
             parts=self.length_parts,
-            rank=self._attached.global_rank,
-            world_size=self._attached.world_size,
+            rank=self.attached.global_rank,
+            world_size=self.attached.world_size,
             start=start,
         )
 
     # ------------------------------------------------------------------ trying tasks afresh
     def next_jobs(self, count: int, attempts: int, policy_version: int) -> list[Job]:
-        """Tasks that the policy should try next, each with the numbers of its attempts.
+        """Tasks that the policy should try next; see ``Curricula.next_jobs``."""
+        tasks = self.tasks("train")
+        return self.curricula.next_jobs(tasks, count, attempts, policy_version, self.grouped)
 
-        Args:
-            count: Trajectories wanted over all processes.
-            attempts: Attempts per task; the attempts at one task form a group.
-            policy_version: Optimiser steps taken; with the seed it fixes the choice.
-        """
-        rng = generator(self.seed, "tasks", policy_version)
-        tasks = self.task_curriculum.choose(self.tasks("train"), -(-count // attempts), rng)
-        return [Job(task, attempt) for task in tasks for attempt in range(attempts)][:count]
+    def horizon(self) -> int | None:
+        """Most steps of a fresh episode by now; None = the task's own limit."""
+        return self.task_curriculum.horizon(self.progress)
 
     def append(self, trajectories: Sequence[Trajectory], policy_version: int) -> None:
         """Append fresh rollouts to the run store and learn from them from the next epoch on."""
         self.memory.append(trajectories)
-        self._attached.strategy.barrier("fresh rollouts")
+        self.attached.strategy.barrier("fresh rollouts")
         self.memory.refresh()
-        self.fresh_version = policy_version
+        self.curricula.fresh_version = policy_version
 
-    def observe(self, validation_success: float) -> None:
-        """Tell the curricula how well the policy does now (success rate in [0, 1])."""
-        self.validation_success = validation_success
-        self.prioritisation.observe(validation_success)
+    def observe(self, feedback: Feedback) -> None:
+        """Tell the curricula what this process has seen; all processes call it together."""
+        self.curricula.observe(over_processes(self.attached, feedback))
 
     # ------------------------------------------------------------------ evaluation
-    def val_dataloader(self) -> TaskBatches:
-        """This process's validation tasks."""
-        return self._evaluation_tasks("val")
+    def val_dataloader(self) -> TaskBatches | HeldOutBatches:
+        """This process's validation tasks, or held-out trajectories if there is no environment."""
+        return self._evaluation("val")
 
-    def test_dataloader(self) -> TaskBatches:
-        """This process's test tasks."""
-        return self._evaluation_tasks("test")
+    def test_dataloader(self) -> TaskBatches | HeldOutBatches:
+        """This process's test tasks, or held-out trajectories if there is no environment."""
+        return self._evaluation("test")
 
-    def _evaluation_tasks(self, split: Split) -> TaskBatches:
-        """One batch per family, dealt to the processes without padding or repetition."""
-        rank, world_size = self._attached.global_rank, self._attached.world_size
+    def _evaluation(self, split: Split) -> TaskBatches | HeldOutBatches:
+        """Dealt to the processes without padding or repetition; of tasks, a batch per family."""
+        rank, world_size = self.attached.global_rank, self.attached.world_size
+        if not self.environments:
+            size = self.curricula.batch_size
+            return HeldOutBatches(self.memory, split, size, rank, world_size)
         return TaskBatches([tasks[rank::world_size] for tasks in self.tasks(split).values()])
 
     def predict_dataloader(self) -> ReplayBatches:
         """The history, every trajectory that a policy can read once, in its order."""
-        index = self.history_store.index
-        rows = np.flatnonzero(~index.faulted & (index.length > 0))
-        ones = np.ones(len(rows))
-        return self._batches(Plan(epoch=0, begun=0, rows=rows, weights=ones, value_weights=ones))
-
-    def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, dataloader_idx: int
-    ) -> Any:
-        """Move the parts of a gradient step; tasks have no device."""
-        return [part.to(device) if isinstance(part, Batch) else part for part in batch]
+        rows = self.memory.readable(None)
+        return self._batches(Plan.in_order(rows, self.curricula.batch_size))
 
     # ------------------------------------------------------------------ checkpoints
     def state_dict(self) -> dict[str, Any]:
         """Snapshot of the run store and state of the curricula, as primitives."""
-        return {
-            "snapshot": list(self.memory.snapshot()),
-            "plan": None if self._plan is None else self._plan.state_dict(),
-            "fresh_version": self.fresh_version,
-            "validation_success": self.validation_success,
-            "prioritisation": self.prioritisation.state_dict(),
-            "task_curriculum": self.task_curriculum.state_dict(),
-        }
+        return {"snapshot": list(self.memory.snapshot()), **self.curricula.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Return to a checkpoint of a fit; rollouts newer than it are set aside, never read."""
-        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+        if not self.fitting:
             return
         self.memory.require_whole()
         self.memory.restore(state_dict["snapshot"])
-        plan = state_dict["plan"]
-        self._plan = None if plan is None else Plan.from_state(plan)
-        self.fresh_version = state_dict["fresh_version"]
-        self.validation_success = state_dict["validation_success"]
-        self.prioritisation.load_state_dict(state_dict["prioritisation"])
-        self.task_curriculum.load_state_dict(state_dict["task_curriculum"])
-
-
-def _evenly_spread(store: ReplayStore) -> list[Trajectory]:
-    count = min(len(store), _TOKENIZER_TRAJECTORIES)
-    return store.read(np.linspace(0, len(store) - 1, count).astype(int).tolist())
+        self.curricula.load_state_dict(state_dict)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from retro_lightning.policy.encoded import Encoded
 from retro_lightning.policy.transcript import Transcript
 from retro_lightning.replay.index import Mask, StoreIndex
 from retro_lightning.replay.store import ReplayStore
-from retro_lightning.trajectory import Trajectory
+from retro_lightning.trajectory import Split, Trajectory
 
 _CACHED_TRAJECTORIES = 8_000
 
@@ -79,6 +80,12 @@ class ReplayMemory:
     def learnable(self) -> Mask:
         """Mask over the index: training tasks only, no faulted or empty trajectory."""
         return self.index.is_train & ~self.index.faulted & (self.index.length > 0)
+
+    def readable(self, split: Split | None) -> npt.NDArray[np.int64]:
+        """Rows that a policy can read, of one split or of all: neither faulted nor empty."""
+        codes = [code for code, name in enumerate(self.index.splits) if split in (None, name)]
+        chosen_N = np.isin(self.index.split, codes)
+        return np.flatnonzero(chosen_N & ~self.index.faulted & (self.index.length > 0))
 
     def fresh(self, policy_version: int | None) -> Mask:
         """Mask over the index: this run's own rollouts of one policy version; None = none."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from retro_lightning.credit.baselines import Baseline, NoBaseline
 from retro_lightning.credit.estimators import CreditInputs, Objective, check_pair
 from retro_lightning.credit.scales import ReturnScale, advantage_moments, advantage_std
+from retro_lightning.curriculum.feedback import Feedback
 from retro_lightning.evaluation import EvaluationCounts
 from retro_lightning.policy.actions import ActionDistribution
 from retro_lightning.policy.batch import Batch
@@ -26,6 +27,8 @@ from retro_lightning.policy.value_head import ValueHeadSettings
 from retro_lightning.policy.written import Trained
 from retro_lightning.training.accumulation import Accumulation, check_accumulation
 from retro_lightning.training.credit_inputs import credit_inputs
+from retro_lightning.training.feedback import td_feedback
+from retro_lightning.training.held_out import Scored, gathered, held_out_metrics, score
 from retro_lightning.training.invariants import StepGuard
 from retro_lightning.training.optimizers import learning_rate_share
 from retro_lightning.training.other_policies import Proximal, Reference
@@ -110,6 +113,7 @@ class PolicyGradientModule(L.LightningModule):
         self.seed = seed
         self.policy: Policy | None = None
         self.evaluated: list[Trajectory] = []
+        self.scored: list[Scored] = []
         self.counts: EvaluationCounts | None = None
         self._phase = 0
         self._proximal, self._reference = Proximal(), Reference(reference_policy)
@@ -245,6 +249,8 @@ class PolicyGradientModule(L.LightningModule):
         self._guard.begin(batch, terms, inputs)
         self._report(self, self._data, batch, evaluations, inputs, terms)
         self.log("train/phase", float(self._phase), batch_size=1)
+        if self._data.prioritisation.needs_td_errors:
+            self._data.observe(td_feedback(batch, inputs, objective.gamma))
         return terms.loss
 
     def _advantage_scale(self, objective: Objective, inputs: CreditInputs) -> Tensor | None:
@@ -291,15 +297,20 @@ class PolicyGradientModule(L.LightningModule):
         return self.policy
 
     # ------------------------------------------------------------------ evaluation
-    def validation_step(self, batch: list[Task], batch_idx: int) -> None:
-        """Try one family's validation tasks."""
+    def validation_step(self, batch: list[Task] | list[Batch], batch_idx: int) -> None:
+        """Try one family's validation tasks, or judge by held-out trajectories."""
         self._evaluate(batch, "val")
 
-    def test_step(self, batch: list[Task], batch_idx: int) -> None:
-        """Try one family's test tasks."""
+    def test_step(self, batch: list[Task] | list[Batch], batch_idx: int) -> None:
+        """Try one family's test tasks, or judge by held-out trajectories."""
         self._evaluate(batch, "test")
 
-    def _evaluate(self, tasks: list[Task], stage: str) -> None:
+    def _evaluate(self, batch: list[Task] | list[Batch], stage: str) -> None:
+        parts = [item for item in batch if isinstance(item, Batch)]
+        if parts:
+            self.scored += score(self.require_policy(), parts, self._data.index.task_id.tolist())
+            return
+        tasks = [item for item in batch if isinstance(item, Task)]
         if self.trainer.state.fn == TrainerFn.FITTING:
             self.require_policy().version = self.global_step
         self.evaluated.extend(try_tasks(self, tasks, stage))
@@ -307,23 +318,33 @@ class PolicyGradientModule(L.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Begin with no trajectories."""
         self.evaluated.clear()
+        self.scored.clear()
 
     def on_test_epoch_start(self) -> None:
         """Begin with no trajectories."""
         self.evaluated.clear()
+        self.scored.clear()
 
     def on_validation_epoch_end(self) -> None:
         """Log validation success and tell the curricula."""
         success = self._log_counts("val")
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
-            self._data.observe(success)
+            self._data.observe(Feedback(validation_success=success))
 
     def on_test_epoch_end(self) -> None:
         """Log test success."""
         self._log_counts("test")
 
-    def _log_counts(self, stage: str) -> float:
-        """Log success and return per family and their means over families; counts are summed."""
+    def _log_counts(self, stage: str) -> float | None:
+        """Log success and return per family and their means over families; counts are summed.
+
+        Returns:
+            The mean success rate; None where there was no environment to try anything in.
+        """
+        if not self._data.environments:
+            metrics = held_out_metrics(gathered(self.trainer, self.scored))
+            self.log_dict({f"{stage}/{name}": value for name, value in metrics.items()})
+            return None
         counts = count_over_processes(self.trainer, self.evaluated)
         self.counts = counts
         for family, count in counts.families.items():

@@ -66,7 +66,7 @@ def test_a_job_is_made_without_making_its_history(path, workplace):
     before = set(workplace.rglob("*"))
     cli = build(path)
     assert cli.run_dir == Path("runs") / path.stem
-    assert len(made(cli)) >= 1
+    assert bool(made(cli)) == cli.datamodule.history.needs_environments
     assert set(workplace.rglob("*")) == before
 
 
@@ -148,7 +148,14 @@ def test_replay_only_collects_nothing():
 
 
 def test_fresh_only_fills_batches_with_fresh_rollouts():
-    assert build(MAIN, CONF / "overlay" / "fresh_only.yaml").datamodule.fresh_share == 1.0
+    assert build(MAIN, CONF / "overlay" / "fresh_only.yaml").datamodule.curricula.fresh_share == 1.0
+
+
+def test_every_curriculum_changes_one_thing_of_the_main_job():
+    for path in sorted((CONF / "curriculum").glob("*.yaml")):
+        changed = yaml.safe_load(sources()[path.name])
+        assert set(changed) == {"run_name", "data"}
+        assert set(changed["data"]) in ({"prioritisation"}, {"task_curriculum"})
 
 
 @pytest.mark.parametrize("name", ["fit", "test", "validate", "predict"])

@@ -19,6 +19,8 @@ class Store:
     length: npt.NDArray[np.int32]
     task_id: npt.NDArray[np.int32]
     family: npt.NDArray[np.int32]
+    policy_version: npt.NDArray[np.int64]
+    families: tuple[str, ...]
 
 
 def random_store(seed: int, n: int, families: int = 3) -> tuple[Store, npt.NDArray[np.bool_]]:
@@ -33,9 +35,12 @@ def random_store(seed: int, n: int, families: int = 3) -> tuple[Store, npt.NDArr
         length=rng.integers(1, 20, size=n).astype(np.int32),
         task_id=(family * 5 + rng.integers(5, size=n)).astype(np.int32),
         family=family.astype(np.int32),
+        policy_version=np.zeros(n, dtype=np.int64),
+        families=tuple(f"family/{number}" for number in range(families)),
     )
     learnable = rng.random(n) < 0.8
     learnable[:families] = True
+    store.policy_version = rng.choice([-1, 0, 100, 200], size=n)
     return store, learnable
 
 

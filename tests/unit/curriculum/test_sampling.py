@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retro_lightning.curriculum.sampling import correction, reserve, sample, sample_batches
+from retro_lightning.curriculum.sampling import correction, reserve, sample_batches
 
 
 @st.composite
@@ -18,39 +18,14 @@ def distributions(draw: st.DrawFn) -> npt.NDArray[np.float64]:
     return np.array(masses) / sum(masses)
 
 
-@given(distributions(), st.integers(1, 50), st.integers(0, 10**6))
-def test_every_row_is_drawn_as_often_as_it_should(
-    p: npt.NDArray[np.float64], size: int, seed: int
-) -> None:
-    rows = sample(p, size, np.random.default_rng(seed))
-    counts = np.bincount(rows, minlength=len(p))
-    assert counts.sum() == size
-    assert (counts[p == 0] == 0).all()
-    assert (np.abs(counts - size * p) < 1 + 1e-9).all()
-
-
-def test_draws_are_unbiased() -> None:
-    p = np.array([0.05, 0.3, 0.0, 0.65])
-    rng = np.random.default_rng(0)
-    counts = sum(np.bincount(sample(p, 7, rng), minlength=4) for _ in range(4000))
-    # A row's count is floor or ceil of 7 p, so its variance is at most 1/4: five standard errors
-    # of the mean of 4000 are at most 5 * 0.5 / sqrt(4000) = 0.04.
-    np.testing.assert_allclose(np.asarray(counts) / 4000, 7 * p, atol=0.04)
-
-
-def test_draws_follow_the_generator_alone() -> None:
-    p = np.full(20, 0.05)
-    first, again, other = (sample(p, 10, np.random.default_rng(seed)) for seed in (3, 3, 4))
-    assert first.tolist() == again.tolist()
-    assert first.tolist() != other.tolist()
-
-
 @given(distributions(), st.integers(1, 8), st.integers(1, 9), st.integers(0, 10**6), st.data())
 def test_batches_are_even_and_fair(
     p: npt.NDArray[np.float64], batches: int, batch_size: int, seed: int, data: st.DataObject
 ) -> None:
     strata = np.array([data.draw(st.integers(0, 2)) for _ in p])
-    rows = sample_batches(p, batches, batch_size, strata, np.random.default_rng(seed))
+    drawn = sample_batches(p, batches, batch_size, strata, np.random.default_rng(seed))
+    rows = drawn.rows
+    assert np.array_equal(drawn.p, p[rows])
     assert rows.shape == (batches, batch_size)
     counts = np.bincount(rows.ravel(), minlength=len(p))
     assert (np.abs(counts - batches * batch_size * p) < 1 + 1e-9).all()
@@ -67,7 +42,7 @@ def test_batches_are_even_and_fair(
 def test_every_batch_has_its_exact_part_of_a_stratum_where_that_is_whole() -> None:
     strata = np.arange(100) % 2
     p = np.where(strata == 1, 0.75, 0.25) / 50
-    rows = sample_batches(p, 10, 20, strata, np.random.default_rng(0))
+    rows = sample_batches(p, 10, 20, strata, np.random.default_rng(0)).rows
     # 0.75 of 20 = 15 in every batch; independent draws would scatter by sqrt(20 / 16 * 3) = 1.9.
     assert (strata[rows] == 1).sum(axis=1).tolist() == [15] * 10
 
@@ -75,7 +50,7 @@ def test_every_batch_has_its_exact_part_of_a_stratum_where_that_is_whole() -> No
 def test_batches_are_unbiased_in_every_place() -> None:
     p, strata = np.array([0.1, 0.4, 0.2, 0.3]), np.array([0, 1, 0, 1])
     rng = np.random.default_rng(0)
-    drawn = np.stack([sample_batches(p, 3, 5, strata, rng) for _ in range(4000)])
+    drawn = np.stack([sample_batches(p, 3, 5, strata, rng).rows for _ in range(4000)])
     # Frequency of each row in each place; five standard errors of a coin: 5 * 0.5 / sqrt(4000).
     for row in range(4):
         np.testing.assert_allclose((drawn == row).mean(axis=0), p[row], atol=0.04)
@@ -85,7 +60,7 @@ def test_bad_probabilities_are_refused() -> None:
     rng = np.random.default_rng(0)
     for p in ([0.5, 0.4], [1.5, -0.5], [np.nan, 1.0], []):
         with pytest.raises(ValueError, match="sampling probabilities"):
-            sample(np.array(p), 3, rng)
+            sample_batches(np.array(p), 3, 2, np.zeros(len(p), dtype=int), rng)
 
 
 @given(distributions(), st.floats(0, 1), st.data())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,18 +24,25 @@ TRAJECTORIES = [trajectory(seed, 1 + seed % 4) for seed in range(12)]
 ENCODED = POLICY.transcript.encode_many(TRAJECTORIES)
 
 
-def _plan(rows: Any) -> Plan:
+def _plan(rows: Any, batch_size: int = 8) -> Plan:
     rows = np.asarray(rows)
     weights = 0.5 + rows % 3
-    return Plan(epoch=2, begun=8, rows=rows, weights=weights, value_weights=1.0 / weights)
+    return replace(
+        Plan.in_order(rows, batch_size),
+        epoch=2,
+        begun=8,
+        weights=weights,
+        value_weights=1.0 / weights,
+        probabilities=weights / 100,
+    )
 
 
 def _load(rows: Any) -> Any:
     return [(TRAJECTORIES[row], ENCODED[row]) for row in rows]
 
 
-def _batches(rows: Any, **settings: Any) -> ReplayBatches:
-    return ReplayBatches(_plan(rows), _load, **{"batch_size": 8, "parts": 3, **settings})
+def _batches(rows: Any, batch_size: int = 8, **settings: Any) -> ReplayBatches:
+    return ReplayBatches(_plan(rows, batch_size), _load, **{"parts": 3, **settings})
 
 
 def _loss(step: Any) -> tuple[float, torch.Tensor]:
@@ -133,7 +141,7 @@ def test_a_plan_comes_back_exactly():
     plan = _plan(np.random.default_rng(0).integers(12, size=24))
     again = Plan.from_state(plan.state_dict())
     assert (again.epoch, again.begun) == (plan.epoch, plan.begun)
-    for name in ("rows", "weights", "value_weights"):
+    for name in ("rows", "starts", "groups", "weights", "value_weights", "probabilities"):
         assert np.array_equal(getattr(again, name), getattr(plan, name))
 
 

@@ -26,6 +26,8 @@ _SHOWN = {
     "train/loss": "loss",
     "rollout/success_rate": "rollout success",
     "val/success_rate": "val success",
+    "val/logprob_margin": "val margin",
+    "val/ranking_accuracy": "val ranking",
 }
 
 

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from retro_lightning.rollout.collector import collect
 from retro_lightning.training.agreement import check_agreement
 from retro_lightning.training.datamodule import ReplayDataModule
+from retro_lightning.training.feedback import rollout_feedback
 from retro_lightning.training.hooks import announce_trajectories, progress
 from retro_lightning.training.module import PolicyGradientModule
 from retro_lightning.trajectory import Trajectory
@@ -59,7 +60,13 @@ class FreshRollouts(Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Collect for the first epoch; its batches are drawn before ``on_train_start``."""
-        _parts(trainer, pl_module)[1].begin_fit()
+        module, data = _parts(trainer, pl_module)
+        if module.baseline.needs_groups and self.attempts_per_task < 2:
+            raise ValueError(
+                f"the baseline {type(module.baseline).__name__} compares attempts at one task: "
+                "set FreshRollouts.attempts_per_task to at least 2"
+            )
+        data.begin_fit()
         if trainer.ckpt_path is None:
             metrics = self._collect_for(0, trainer, pl_module)
             for logger in trainer.loggers if metrics else ():  # module.log is refused here
@@ -101,6 +108,7 @@ class FreshRollouts(Callback):
         try:
             trajectories = self._attempt(trainer, module, data)
             data.append(trajectories, module.global_step)
+            data.observe(rollout_feedback(trajectories))
         except BaseException:  # a round that was not finished has not been begun
             data.task_curriculum.load_state_dict(chosen_before)
             raise
@@ -124,13 +132,19 @@ class FreshRollouts(Callback):
                     run=data.run_name,
                     seed=module.seed,
                     batch_size=self.parallel_environments,
-                    max_steps=self.max_steps,
+                    max_steps=_shorter(self.max_steps, data.horizon()),
                     record_distribution=self.record_distribution,
                     on_progress=advance,
                 )
             )
         check_agreement(policy, trajectories)
         return trajectories
+
+
+def _shorter(first: int | None, second: int | None) -> int | None:
+    """The shorter of two limits, either of which may be none."""
+    limits = [limit for limit in (first, second) if limit is not None]
+    return min(limits, default=None)
 
 
 def _metrics(module: PolicyGradientModule, trajectories: Sequence[Trajectory]) -> dict[str, float]:

@@ -1,0 +1,173 @@
+"""Learning from logs alone: no environment, held-out trajectories in the place of validation."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from retro_lightning.credit.baselines import PerTask
+from retro_lightning.credit.cloning import AdvantageWeightedCloning, FilteredCloning
+from retro_lightning.credit.estimators import PolicyGradient
+from retro_lightning.environments.base import make_tasks
+from retro_lightning.replay.store import ReplayStore
+from retro_lightning.rollout.behaviours import Expert, RandomWalker, run_behaviour
+from retro_lightning.rollout.history import StoredHistory
+from retro_lightning.training.held_out import Scored, held_out_metrics
+from retro_lightning.training.phases import Phase
+from retro_lightning.trajectory import Trajectory
+from tests.fits import Fit, assert_same
+from tests.support import CorridorEnv
+from tests.unit.training.test_resume import STOPS
+
+CORRIDOR = functools.partial(CorridorEnv, length=9, max_steps=20)
+
+
+def _forgotten(trajectory: Trajectory) -> Trajectory:
+    """As most logs have it: nobody has written down how probable an action was."""
+    steps = tuple(replace(step, log_prob=None, log_probs=None) for step in trajectory.steps)
+    return replace(trajectory, steps=steps, source="import:chat")
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An agent's logs: each task attempted by someone who can and by someone who can't."""
+    path = tmp_path_factory.mktemp("logs") / "store"
+    attempts = []
+    for split, count in (("train", 24), ("val", 8), ("test", 8)):
+        for task in make_tasks("corridor", CORRIDOR, split, count):  # type: ignore[arg-type]
+            for number, who in enumerate((Expert(), RandomWalker())):
+                env, rng = CORRIDOR(), np.random.default_rng([task.seed, number])
+                attempts.append(run_behaviour(who, task, env, run="log", attempt=number, rng=rng))
+    ReplayStore(path, create=True).append([_forgotten(t) for t in attempts])
+    return path
+
+
+def _settings(logs: Path, objective: Any = None) -> dict[str, Any]:
+    return {
+        "make_baseline": PerTask,
+        "make_phases": lambda: [Phase(objective or AdvantageWeightedCloning(temperature=0.2))],
+        "monitor": "val/ranking_accuracy",
+        "data": {
+            "environments": {},
+            "history": StoredHistory(str(logs)),
+            "batches_per_epoch": 20,
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(logs: Path, tmp_path_factory: pytest.TempPathFactory) -> Fit:
+    folder = tmp_path_factory.mktemp("offline")
+    return Fit(folder / "run", folder / "cache", **_settings(logs)).run()
+
+
+def _metrics(fit: Fit) -> dict[str, float]:
+    return {name: float(value) for name, value in fit.trainer.callback_metrics.items()}
+
+
+def test_what_went_well_becomes_more_likely_than_what_did_not(whole: Fit, logs: Path) -> None:
+    found = _metrics(whole)
+    assert found["val/logprob_margin"] > 0.7
+    assert found["val/ranking_accuracy"] > 0.8
+    assert found["val/logprob_margin"] == pytest.approx(
+        found["val/logprob_success"] - found["val/logprob_failure"], abs=1e-6
+    )
+    assert 4 <= found["val/ranked_tasks"] <= 8  # tasks whose two attempts ended differently
+    assert "val/success_rate" not in found
+    assert (whole.run_dir / "checkpoints" / "best-policy").is_dir()
+    untrained = Fit(whole.run_dir.parent / "untrained", logs.parent / "cache", **_settings(logs))
+    untrained.trainer.validate(untrained.module, datamodule=untrained.datamodule)
+    assert _metrics(untrained)["val/logprob_margin"] < 0.2
+
+
+def test_held_out_trajectories_are_not_learnt_from(whole: Fit) -> None:
+    index, exposure = whole.datamodule.index, whole.datamodule.exposure()
+    assert exposure.sum() == 3 * 20 * 8
+    assert {index.splits[code] for code in index.split[exposure > 0]} == {"train"}
+
+
+def test_the_test_split_is_read_by_a_policy_directory(whole: Fit, logs: Path) -> None:
+    """How a deployed agent and a candidate are compared on a fixed set."""
+    policy = whole.run_dir / "checkpoints" / "best-policy"
+    other = Fit(
+        whole.run_dir.parent / "judge",
+        whole.run_dir.parent / "cache",
+        **{**_settings(logs), "model": {"initial_policy": str(policy)}},
+    )
+    other.trainer.test(other.module, datamodule=other.datamodule)
+    found = _metrics(other)
+    assert found["test/logprob_margin"] > 0.1
+    assert not any(name.startswith("val/") for name in found)
+
+
+@pytest.mark.parametrize("stop", ["forward", "validation-start"])
+def test_it_is_gone_on_with_exactly(whole: Fit, logs: Path, tmp_path: Path, stop: str) -> None:
+    cache = whole.run_dir.parent / "cache"
+    with pytest.raises(SystemExit):
+        Fit(tmp_path / "run", cache, callbacks=[STOPS[stop]()], **_settings(logs)).run()
+    resumed = Fit(tmp_path / "run", cache, **_settings(logs))
+    resumed.run(resumed.last)
+    assert_same(resumed.result(), whole.result())
+
+
+@pytest.mark.parametrize("objective", [FilteredCloning(), PolicyGradient()])
+def test_other_objectives_learn_from_logs_too(
+    whole: Fit, logs: Path, tmp_path: Path, objective: Any
+) -> None:
+    fit = Fit(tmp_path / "run", whole.run_dir.parent / "cache", **_settings(logs, objective)).run()
+    assert _metrics(fit)["val/logprob_margin"] > 0.3
+    if isinstance(objective, PolicyGradient):
+        # Nobody has stated a probability: all is imitated by advantage, and says so.
+        assert _metrics(fit)["train/gradient_share/cloning"] == 1.0
+
+
+def test_logs_without_held_out_tasks_are_refused(logs: Path, tmp_path: Path) -> None:
+    store = ReplayStore(logs)
+    train = [t for t in store.read(range(len(store))) if t.task.split == "train"]
+    ReplayStore(tmp_path / "train", create=True).append(train)
+    fit = Fit(tmp_path / "run", tmp_path / "cache", **_settings(tmp_path / "train"))
+    with pytest.raises(ValueError, match="no trajectory of a val task"):
+        fit.run()
+
+
+def test_nothing_is_written_beside_the_logs(whole: Fit, logs: Path) -> None:
+    beside = {path.name for path in logs.parent.iterdir() if path.name != "cache"}
+    assert beside == {logs.name}
+    assert all(path.suffix in (".arrow", ".json") for path in logs.iterdir())
+
+
+def test_no_environment_needs_logs(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"data\.environments is empty.*StoredHistory"):
+        Fit(tmp_path / "run", tmp_path / "cache", data={"environments": {}})
+
+
+def test_held_out_metrics_by_hand() -> None:
+    attempts = [
+        Scored(0, 1.0, True, -1.0),
+        Scored(0, 0.0, False, -3.0),
+        Scored(0, 0.0, False, -0.5),
+        Scored(1, 1.0, True, -2.0),
+        Scored(1, 0.0, False, -2.0),
+        Scored(2, 1.0, True, -9.0),  # no other attempt, nothing to rank
+        Scored(3, 0.5, False, -1.0),
+        Scored(3, 0.5, False, -2.0),  # no better one
+    ]
+    found = held_out_metrics(attempts)
+    # Task 0: better than one of two, 1/2; task 1: a tie, 1/2.
+    assert found["ranking_accuracy"] == 0.5
+    assert found["ranked_tasks"] == 2
+    assert found["logprob"] == pytest.approx(-20.5 / 8)
+    assert found["logprob_success"] == pytest.approx(-4.0)
+    assert found["logprob_failure"] == pytest.approx(-8.5 / 5)
+    assert found["logprob_margin"] == pytest.approx(-4.0 + 1.7)
+    certain = held_out_metrics([Scored(0, 1.0, True, -1.0), Scored(0, 0.2, False, -1.5)])
+    assert certain["ranking_accuracy"] == 1.0
+    only_failures = held_out_metrics([Scored(0, 0.0, False, -1.0)])
+    assert only_failures == {"logprob": -1.0, "logprob_failure": -1.0, "ranked_tasks": 0.0}
+    assert not any(math.isnan(value) for value in only_failures.values())
