@@ -86,7 +86,8 @@ class ToolUse(gymnasium.Env[str, str]):
     results. Whoever no longer wants an item gets a pending order cancelled and a delivered one
     refunded. ``finish()`` closes the case: the reward is 1 if the tables then equal those that the
     request leads to, else 0. Running into the time limit truncates, unsettled. ``info["tools"]`` of
-    ``reset`` has the tools' schemas.
+    ``reset`` has the tools' schemas and ``info["calls"]`` what each valid action calls, so that
+    ``ToolCalls`` can have the calls written as JSON.
 
     Args:
         max_steps: Time limit in steps; a case needs 3 to 5. Lower = less room for going astray.
@@ -110,7 +111,7 @@ class ToolUse(gymnasium.Env[str, str]):
         self._max_steps, self._namesakes = max_steps, namesakes
         self._desk = Desk()
         self._tools = self._desk.tools
-        self._schemas = [tool_schema(tool) for tool in self._tools.values()]
+        self._schemas = [tool_schema(tool) for tool in (*self._tools.values(), finish)]
         self.observation_space = UnicodeText()
         self.action_space = UnicodeText()
 
@@ -150,7 +151,7 @@ class ToolUse(gymnasium.Env[str, str]):
         self._steps += 1
         finished = name == "finish"
         if finished:
-            observation = "case closed"
+            observation = finish()
         else:
             observation = self._tools[name](**arguments)
             self._read(name, arguments, observation)
@@ -217,7 +218,16 @@ class ToolUse(gymnasium.Env[str, str]):
             self._listed |= arguments["customer"] == self._case.customer
 
     def _info(self) -> dict[str, Any]:
-        return {"instruction": self._case.request, "valid_actions": list(self._calls())}
+        calls = {
+            text: {"name": name, "arguments": arguments}
+            for text, (name, arguments) in self._calls().items()
+        }
+        return {"instruction": self._case.request, "valid_actions": list(calls), "calls": calls}
+
+
+def finish() -> str:
+    """Close the case, once all that was asked for is done."""
+    return "case closed"
 
 
 def call_text(name: str, arguments: dict[str, str], found_by: Mapping[str, str]) -> str:

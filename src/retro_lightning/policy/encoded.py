@@ -173,8 +173,11 @@ def _behaviour(step: Step, trained: Trained) -> float | None:
     """Log-probability, under the behaviour, of the parts of a step that are learnt."""
     if step.log_prob is None or trained == "all":
         return step.log_prob
-    told = None if step.generation is None else step.generation.thought_log_prob
-    thought = 0.0 if told is None else told
+    if step.thought is None:
+        return 0.0 if trained == "thought" else step.log_prob
+    thought = None if step.generation is None else step.generation.thought_log_prob
+    if thought is None:
+        return None  # known together, not apart
     return thought if trained == "thought" else step.log_prob - thought
 
 

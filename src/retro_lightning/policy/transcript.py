@@ -10,9 +10,16 @@ The task is restated before every action: it is then near, however long the past
 to look for after it was seen (measured in ``docs/experiments.md``). What the agent was told about
 earlier attempts (``Trajectory.reflections``) is restated with it, between task and action, as
 ``\nReflection: {reflection}`` each, oldest first. ``<end>``, the end-of-action
-token, is the newline if it is one token of the tokenizer, else the end-of-sequence token. Every
-segment is encoded by itself and the ids are concatenated, so that the boundary between context and
-action is exact by construction and no tokenizer can merge across it. Recorded ids
+token, is the newline if it is one token of the tokenizer, else the end-of-sequence token.
+
+A free-text action and a thought end with the end-of-sequence token instead, so that they may have
+many lines; one that was cut by its token limit or at a stop text has no end. A thought stands
+before its action, whatever that is chosen from::
+
+    Observation: {observation}\nTask: {instruction}\nThought: {thought}<eos>\nAction: {action}<end>
+
+Every segment is encoded by itself and the ids are concatenated, so that the boundary between
+context and action is exact by construction and no tokenizer can merge across it. Recorded ids
 (``Step.generation``) are used as they stand, but only under the fingerprint of the tokenizer that
 wrote them.
 """
@@ -260,7 +267,12 @@ class Transcript:
             return -1
         if kept < len(trajectory.steps):
             return -1
-        context = self._context(trajectory, trajectory.final_observation, first=False)
+        context = self._context(
+            trajectory,
+            trajectory.final_observation,
+            first=False,
+            thought=trajectory.steps[-1].thought is not None,
+        )
         if position + len(context) > self.max_length:
             return -2
         segments.append(context)

@@ -193,8 +193,9 @@ def test_schemas_of_the_desk_are_in_the_info():
         "cancel_order",
         "refund_order",
         "change_address",
+        "finish",
     ]
-    parameters = info["tools"][-1]["function"]["parameters"]
+    parameters = info["tools"][-2]["function"]["parameters"]
     assert parameters["required"] == ["customer", "city"]
 
 
