@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from retro_lightning.replay import shard as shard_module
+from retro_lightning.replay import shelf
 from retro_lightning.replay import store as store_module
 from retro_lightning.replay.store import ReplayStore
 from retro_lightning.trajectory import Trajectory
@@ -301,13 +302,13 @@ def test_a_damaged_record_is_named_and_a_newer_layout_refused(tmp_path: Path) ->
 def test_the_number_of_open_shards_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "_OPEN_SHARDS", 2)
+    monkeypatch.setattr(shelf, "_OPEN_SHARDS", 2)
     store, made = filled(tmp_path, 1, 1, 1, 1)
     for row in (0, 1, 2, 3, 0, 3):
         assert store.read([row]) == [made[row]]
-        assert len(store._open) <= 2
+        assert len(store._shelf._open) <= 2
     assert len(store.index) == 4
-    assert len(store._open) <= 2
+    assert len(store._shelf._open) <= 2
 
 
 def test_shards_are_read_without_our_code(tmp_path: Path) -> None:
