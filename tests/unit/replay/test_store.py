@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import resource
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +208,24 @@ def test_a_write_that_fails_leaves_no_file(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(OSError, match=r"cannot be written \(No space left.*free space"):
             store.append(trajectories(1))
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_files_and_the_folder_are_on_disk_before_an_append_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, _ = filled(tmp_path, 1)
+    synced, fsync = [], os.fsync
+
+    def noting(handle: int) -> None:
+        endings = {path.suffix for path in tmp_path.iterdir() if not path.name.startswith(".")}
+        synced.append((stat.S_ISDIR(os.fstat(handle).st_mode), len(list(tmp_path.iterdir()))))
+        assert endings <= {".arrow", ".json"}
+        fsync(handle)
+
+    monkeypatch.setattr(shard_module.os, "fsync", noting)
+    store.append(trajectories(1, seed=1))
+    # Two files were there; the data under a temporary name, then its own; the record likewise.
+    assert synced == [(False, 3), (True, 3), (False, 4), (True, 4)]
 
 
 def test_a_full_disk_spoils_nothing(tmp_path: Path) -> None:
