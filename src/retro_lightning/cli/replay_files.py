@@ -54,7 +54,8 @@ def import_(options: argparse.Namespace) -> dict[str, Any]:
             max_errors=options.max_errors,
             on_progress=advance,
         )
-    return report.as_dict()
+    damaged = {"damaged": list(store.damaged.values())} if store.damaged else {}
+    return {**report.as_dict(), **damaged}
 
 
 def show_import_(result: dict[str, Any]) -> None:
@@ -75,6 +76,8 @@ def show_import_(result: dict[str, Any]) -> None:
     print(f"{result['imported']} trajectories into {result['store']}{mean}")
     if result["duplicates"] or result["rejected"]:
         print(f"what was refused, and why, stands in {result['rejects']}")
+    for sentence in result.get("damaged", ()):
+        print(f"the store is damaged: {sentence}")
 
 
 def export(options: argparse.Namespace) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def publish(
         The shard's name.
 
     Raises:
-        OSError: If the folder cannot be written; the message says what to do.
+        OSError: If the folder cannot be written.
     """
     sink = pa.BufferOutputStream()
     rows = 0

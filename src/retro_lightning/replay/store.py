@@ -12,9 +12,7 @@ merged by publishing a new one that names those it replaces (``compaction``).
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import warnings
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -23,7 +21,7 @@ import pyarrow as pa
 
 from retro_lightning.replay import compaction
 from retro_lightning.replay.arrays import ShardArrays, TrainingArrays
-from retro_lightning.replay.index import INDEX_SCHEMA, StoreIndex
+from retro_lightning.replay.index import StoreIndex
 from retro_lightning.replay.records import SCHEMA, decode, encode, upgraded
 from retro_lightning.replay.shard import (
     DATA,
@@ -34,13 +32,12 @@ from retro_lightning.replay.shard import (
     publish,
     published,
     read_record,
-    remedy,
     sync,
 )
+from retro_lightning.replay.shelf import Shelf
 from retro_lightning.trajectory import Trajectory
 
 _SET_ASIDE, _QUARANTINE = "set_aside", "quarantine"
-_OPEN_SHARDS = 256
 
 
 class ReplayStore:
@@ -64,8 +61,7 @@ class ReplayStore:
                 f"no replay store at {self.path}: give the folder of one, or make one with "
                 "`retro-lightning rollout` or `retro-lightning replay import`"
             )
-        self._open: OrderedDict[str, ShardArrays] = OrderedDict()
-        self._verified: set[str] = set()
+        self._shelf = Shelf(self.path)
         self._last_number = -1
         self._known: dict[str, ShardRecord] = {}
         self._records: list[ShardRecord] = []
@@ -180,7 +176,7 @@ class ReplayStore:
         damaged = dict(self.damaged)
         for record in self._records:
             try:
-                self._verify(record)
+                self._shelf.verify(record)
             except ValueError as error:
                 damaged[record.name] = str(error)
         return [damaged[name] for name in sorted(damaged)]
@@ -190,7 +186,7 @@ class ReplayStore:
         sentences = []
         for name in sorted({*self.damaged, *(record.name for record in self._records)}):
             try:
-                self._verify(read_record(self.path, name))
+                self._shelf.verify(read_record(self.path, name))
             except ValueError as error:
                 sentences.append(str(error))
                 self._move(name, _QUARANTINE)
@@ -213,7 +209,7 @@ class ReplayStore:
     def index(self) -> StoreIndex:
         """The index columns of all trajectories."""
         if self._index is None:
-            self._index = StoreIndex.from_tables(map(self._index_columns, self._records))
+            self._index = StoreIndex.from_tables(map(self._shelf.index_columns, self._records))
         return self._index
 
     def read(self, rows: Sequence[int]) -> list[Trajectory]:
@@ -245,7 +241,8 @@ class ReplayStore:
         """Top-level columns of all trajectories, in the order of the index."""
         schema = pa.schema([SCHEMA.field(name) for name in names])
         parts = [
-            upgraded(self._shard(record).batch).select(list(names)) for record in self._records
+            upgraded(self._shelf.shard(record).batch).select(list(names))
+            for record in self._records
         ]
         return pa.Table.from_batches(parts, schema=schema)
 
@@ -257,8 +254,8 @@ class ReplayStore:
         """
         for record, start in zip(self._records, self._starts.tolist(), strict=False):
             try:
-                self._check(record)
-                yield start, upgraded(self._mapped(record))
+                self._shelf.check(record)
+                yield start, upgraded(self._shelf.mapped(record))
             except ValueError as error:
                 damaged.append(str(error))
 
@@ -270,55 +267,9 @@ class ReplayStore:
         shards = np.searchsorted(self._starts, wanted, side="right") - 1
         for number in np.unique(shards).tolist():
             record = self._records[number]
-            self._check(record)
+            self._shelf.check(record)
             places = np.flatnonzero(shards == number)
-            yield self._shard(record), places, wanted[places] - self._starts[number]
-
-    # ------------------------------------------------------------------ shards
-    def _check(self, record: ShardRecord) -> None:
-        if record.name not in self._verified:
-            self._verify(record)
-
-    def _verify(self, record: ShardRecord) -> None:
-        file = self.path / f"{record.name}{DATA}"
-        with file.open("rb") as data:
-            digest = hashlib.file_digest(data, "sha256").hexdigest()
-        if digest != record.sha256:
-            raise self._damaged(record, "its content does not match its checksum")
-        self._verified.add(record.name)
-
-    def _index_columns(self, record: ShardRecord) -> pa.Table:
-        batch = self._mapped(record)
-        columns = pa.Table.from_batches([batch.select(INDEX_SCHEMA.names)])
-        try:
-            columns.validate(full=True)
-        except pa.ArrowInvalid as error:
-            raise self._damaged(record, str(error)) from None
-        return columns.cast(INDEX_SCHEMA)
-
-    def _shard(self, record: ShardRecord) -> ShardArrays:
-        """The shard's rows, mapped into memory; the least recently used mapping is closed."""
-        shard = self._open.pop(record.name, None)
-        if shard is None:
-            shard = ShardArrays(self._mapped(record))
-            if len(self._open) >= _OPEN_SHARDS:
-                self._open.popitem(last=False)
-        self._open[record.name] = shard
-        return shard
-
-    def _mapped(self, record: ShardRecord) -> pa.RecordBatch:
-        file = self.path / f"{record.name}{DATA}"
-        try:
-            batch = pa.ipc.open_file(pa.memory_map(str(file))).get_batch(0)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise self._damaged(record, str(error)) from None
-        if len(batch) != record.rows:
-            raise self._damaged(record, f"{len(batch)} rows, {record.rows} were published")
-        return batch
-
-    def _damaged(self, record: ShardRecord, reason: str) -> ValueError:
-        file = self.path / f"{record.name}{DATA}"
-        return ValueError(f"shard {file} is damaged ({reason}): {remedy(self.path)}")
+            yield self._shelf.shard(record), places, wanted[places] - self._starts[number]
 
     def _move(self, name: str, folder: str) -> None:
         aside = self.path / folder

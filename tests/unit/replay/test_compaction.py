@@ -56,6 +56,21 @@ def test_only_small_shards_in_a_row_are_merged(tmp_path: Path, monkeypatch) -> N
     assert all_of(store) == made
 
 
+def test_a_compaction_keeps_its_place_among_shards_of_equal_number(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(compaction, "_SMALL_ROWS", 3)
+    rng, kept = np.random.default_rng(0), 0
+    for trial in range(24):
+        folder = tmp_path / str(trial)
+        writers = [ReplayStore(folder, create=True) for _ in range(3)]
+        for writer, size in zip(writers, (1, 1, 5), strict=True):  # all of them see an empty store
+            writer.append([random_trajectory(rng, number) for number in range(size)])
+        store = ReplayStore(folder)
+        before = all_of(store)
+        kept += store.compact().after == 2  # else the large one stands between the small ones
+        assert all_of(store) == before
+    assert kept >= 8
+
+
 def test_many_small_shards_are_merged_while_appending(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(compaction, "_MANY", 4)
     store, made = filled(tmp_path, *[1] * 10)

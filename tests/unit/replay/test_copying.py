@@ -162,6 +162,8 @@ def test_sft_and_preference_sets(tmp_path: Path) -> None:
         {"role": "assistant", "content": "hm\nstop"},
     ]
     assert pairs[0]["rejected"] == [{"role": "assistant", "content": "lose"}]
+    equals = stored(tmp_path / "b", [talk("c", 0, 1.0, "x"), talk("c", 1, 1.0, "y")])
+    assert list(exporting.pairs(equals.index, np.ones(2, dtype=bool))) == []
     exporting.export(store, np.arange(6) == 1, "sft", tmp_path / "s.jsonl")
     (record,) = map(json.loads, (tmp_path / "s.jsonl").read_text().splitlines())
     assert record == {"messages": [*prompt, *pairs[0]["chosen"]]}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import resource
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from retro_lightning.replay import shard as shard_module
+from retro_lightning.replay import shelf
 from retro_lightning.replay import store as store_module
 from retro_lightning.replay.store import ReplayStore
 from retro_lightning.trajectory import Trajectory
@@ -207,6 +210,24 @@ def test_a_write_that_fails_leaves_no_file(tmp_path: Path, monkeypatch: pytest.M
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_files_and_the_folder_are_on_disk_before_an_append_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, _ = filled(tmp_path, 1)
+    synced, fsync = [], os.fsync
+
+    def noting(handle: int) -> None:
+        endings = {path.suffix for path in tmp_path.iterdir() if not path.name.startswith(".")}
+        synced.append((stat.S_ISDIR(os.fstat(handle).st_mode), len(list(tmp_path.iterdir()))))
+        assert endings <= {".arrow", ".json"}
+        fsync(handle)
+
+    monkeypatch.setattr(shard_module.os, "fsync", noting)
+    store.append(trajectories(1, seed=1))
+    # Two files were there; the data under a temporary name, then its own; the record likewise.
+    assert synced == [(False, 3), (True, 3), (False, 4), (True, 4)]
+
+
 def test_a_full_disk_spoils_nothing(tmp_path: Path) -> None:
     """The system itself refuses the write half-way: files may not grow beyond 20 kB."""
     store, made = filled(tmp_path, 2)
@@ -301,13 +322,13 @@ def test_a_damaged_record_is_named_and_a_newer_layout_refused(tmp_path: Path) ->
 def test_the_number_of_open_shards_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "_OPEN_SHARDS", 2)
+    monkeypatch.setattr(shelf, "_OPEN_SHARDS", 2)
     store, made = filled(tmp_path, 1, 1, 1, 1)
     for row in (0, 1, 2, 3, 0, 3):
         assert store.read([row]) == [made[row]]
-        assert len(store._open) <= 2
+        assert len(store._shelf._open) <= 2
     assert len(store.index) == 4
-    assert len(store._open) <= 2
+    assert len(store._shelf._open) <= 2
 
 
 def test_shards_are_read_without_our_code(tmp_path: Path) -> None:
