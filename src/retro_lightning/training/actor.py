@@ -25,6 +25,9 @@ from retro_lightning.training.module import PolicyGradientModule
 from retro_lightning.training.phases import Phase
 from retro_lightning.trajectory import SCHEMA_VERSION, Trajectory
 
+_NO_MATTER = ("cache_dir", "parallel")
+"""Arguments that change nothing about the actor."""
+
 
 class FittedActor(Actor):
     """A frozen policy that imitates the successes of a history.
@@ -71,8 +74,8 @@ class FittedActor(Actor):
     @property
     def path(self) -> Path:
         """The policy directory, there or not."""
-        recipe = {"schema": SCHEMA_VERSION, "actor": describe(self)}
-        text = json.dumps(recipe, sort_keys=True)
+        recipe = {k: v for k, v in describe(self).items() if k not in _NO_MATTER}
+        text = json.dumps({"schema": SCHEMA_VERSION, **recipe}, sort_keys=True)
         name = f"actor-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
         return Path(self.cache_dir) / name
 
@@ -130,4 +133,6 @@ class FittedActor(Actor):
             default_root_dir=str(Path(self.cache_dir) / f"{self.path.name}-fit"),
         )
         trainer.fit(module, datamodule=data)
-        return module.require_policy().eval()
+        policy = module.require_policy().eval()
+        policy.version = module.global_step
+        return policy

@@ -16,8 +16,16 @@ from retro_lightning.credit.estimators import PolicyGradient
 from retro_lightning.environments.babyai import BabyAI
 from retro_lightning.environments.base import describe
 from retro_lightning.environments.maze import Maze
+from retro_lightning.environments.proving_ground import (
+    HiddenObject,
+    LockedDoor,
+    RecordsRoom,
+    RefusedCall,
+)
 from retro_lightning.environments.tool_use import ToolUse
+from retro_lightning.retrospection.environment import RetrospectionEnv
 from retro_lightning.rollout.behaviours import Expert, NoisyExpert, RandomWalker
+from retro_lightning.tracking.retries import RetryCurves
 from retro_lightning.training.callbacks.rollouts import FreshRollouts
 
 CONF = Path(__file__).parents[3] / "conf"
@@ -25,7 +33,9 @@ MAIN = CONF / "multitask.yaml"
 EVERY = sorted(CONF.rglob("*.yaml"))
 JOBS = [path for path in EVERY if "language_model:" in path.read_text(encoding="utf-8")]
 """Files that stand by themselves; the others are stacked on the main job."""
-OVERLAYS = [path for path in EVERY if path not in JOBS]
+RETRO = CONF / "retroformer.yaml"
+RETRO_OVERLAYS = sorted((CONF / "overlay" / "retroformer").glob("*.yaml"))
+OVERLAYS = [path for path in EVERY if path not in (*JOBS, *RETRO_OVERLAYS)]
 SHORT = [path for path in OVERLAYS if path.parent.name == "overlay"]
 
 pytestmark = pytest.mark.usefixtures("workplace")
@@ -89,6 +99,32 @@ def test_an_overlay_changes_what_it_names_of_the_main_job(path):
         ours, theirs = cli.config[section].as_dict(), main_job.config[section].as_dict()
         left = set(theirs) - set(changed.get(section, {})) - {"default_root_dir"}
         assert {key: ours[key] for key in left} == {key: theirs[key] for key in left}
+
+
+@pytest.mark.parametrize("path", RETRO_OVERLAYS, ids=lambda path: path.stem)
+def test_a_mode_of_retroformer_is_made(path):
+    cli = build(RETRO, path)
+    assert cli.run_dir == Path("runs") / path.stem
+    assert set(made(cli)) == {RetrospectionEnv}
+
+
+def test_the_retroformer_job_keeps_one_kind_out_of_training():
+    cli = build(RETRO)
+    [curves] = [part for part in cli.trainer.callbacks if isinstance(part, RetryCurves)]
+    assert set(made(cli)) == {RetrospectionEnv}
+    trained = {type(make()._env) for make in cli.datamodule.environments.values()}
+    assert trained == {HiddenObject, LockedDoor, RefusedCall}
+    [held_out] = [make() for make in curves.held_out.values()]
+    assert type(held_out._env) is RecordsRoom
+    # All reflect on the attempts of one actor, which has learnt every kind.
+    actors = {make().actor.path for make in cli.datamodule.environments.values()}
+    assert actors == {held_out.actor.path}
+    assert {make().__class__ for make in held_out.actor.environments.values()} == {
+        *trained,
+        RecordsRoom,
+    }
+    log = cli.datamodule.history
+    assert log.shares["helpful"] < 0.4
 
 
 @pytest.mark.parametrize("path", EVERY, ids=lambda path: path.stem)
