@@ -7,7 +7,7 @@ import gc
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,13 @@ from retro_lightning.config.command import Command
 from retro_lightning.config.errors import ConfigError, explain_run
 from retro_lightning.config.locate import nearest
 from retro_lightning.sweep.settings import Direction, Sweep
-from retro_lightning.sweep.space import overlay, probes
+from retro_lightning.sweep.space import overlay, packed, probes
 from retro_lightning.tracking.mlflow import MLflowRun
 from retro_lightning.tracking.results import Point, RunResults
 from retro_lightning.tracking.study import check_server
 
 _ROLLOUT_METRICS = tuple(f"rollout/{name}" for name in ("success_rate", "return", "length"))
-_OVERLAY_PLACE = re.compile(r"^\S*probe\.yaml, line \d+: ")
+_OVERLAY_PLACE = re.compile(r"^.*?probe\.yaml, line \d+: ")
 
 Listen = Callable[[Point], bool]
 """Is told of each round of validation; answers whether the fit should stop."""
@@ -150,25 +150,42 @@ def check_base(sweep: Sweep) -> Command:
 
 
 def check_space_keys(sweep: Sweep) -> None:
-    """Make the job once with every choice and both ends of every range.
+    """Make the job with every choice and both ends of every range.
+
+    Many keys are tried at once; only where that fails they are tried one by one, to name the key.
 
     Raises:
         ConfigError: If that can't be; names the key and where it stands in the sweep file.
     """
-    directory = _checks(sweep)
-    file = directory / "probe.yaml"
-    space = sweep.settings.space
+    for together in packed(probes(sweep.settings.space)):
+        params = {name: value for _, each in together for name, value in each.items()}
+        try:
+            _make_with(sweep, params)
+        except (ValueError, OSError, TypeError) as error:
+            for key, each in together:
+                _name_culprit(sweep, key, each)
+            raise ConfigError(f"{sweep.file}: space: {_told(error)}") from error
+
+
+def _name_culprit(sweep: Sweep, key: str, params: Mapping[str, Any]) -> None:
     try:
-        for key, params in probes(space):
-            try:
-                file.write_text(yaml.safe_dump(overlay(space, params, sweep.base_files)))
-                _made([*words(sweep.base_files), *words([file]), "--trainer.logger", "false"])
-            except (ValueError, OSError, TypeError) as error:
-                reason = _OVERLAY_PLACE.sub("", str(error))
-                reason = reason if reason.startswith(key) else f"{key}: {reason}"
-                raise ConfigError(f"{sweep.place(key) or sweep.file}: {reason}") from error
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        _make_with(sweep, params)
+    except (ValueError, OSError, TypeError) as error:
+        reason = _told(error)
+        reason = reason if reason.startswith(key) else f"{key}: {reason}"
+        raise ConfigError(f"{sweep.place(key) or sweep.file}: {reason}") from error
+
+
+def _make_with(sweep: Sweep, params: Mapping[str, Any]) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "probe.yaml"
+        content = overlay(sweep.settings.space, params, sweep.base_files)
+        file.write_text(yaml.safe_dump(content))
+        _made([*words(sweep.base_files), *words([file]), "--trainer.logger", "false"])
+
+
+def _told(error: Exception) -> str:
+    return _OVERLAY_PLACE.sub("", str(error))
 
 
 def rehearse(sweep: Sweep, default_file: Path) -> None:
@@ -177,7 +194,8 @@ def rehearse(sweep: Sweep, default_file: Path) -> None:
     Raises:
         ConfigError: If a metric of the study is not logged.
     """
-    directory = _checks(sweep)
+    sweep.directory.mkdir(parents=True, exist_ok=True)
+    directory = Path(tempfile.mkdtemp(prefix="checks-", dir=sweep.directory))
     args = [*words([*sweep.base_files, default_file]), "--trainer.logger", "false"]
     args += ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1"]
     args += ["--trainer.check_val_every_n_epoch", "1", "--final_test", "false"]
@@ -193,11 +211,6 @@ def rehearse(sweep: Sweep, default_file: Path) -> None:
             hint = nearest(metric, known)
             suggestion = f"did you mean {hint}?" if hint else f"it logs {', '.join(sorted(known))}"
             raise ConfigError(f"{sweep.file}: metrics: the job never logs {metric}; {suggestion}")
-
-
-def _checks(sweep: Sweep) -> Path:
-    sweep.directory.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix="checks-", dir=sweep.directory))
 
 
 def _made(args: Sequence[str]) -> Command:

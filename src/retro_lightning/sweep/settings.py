@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,9 @@ from jsonargparse import ArgumentParser
 from retro_lightning.config.errors import ConfigError, explain_parsing
 from retro_lightning.config.locate import Place, check_files, config_files, places
 from retro_lightning.sweep.space import Dimension, check_space
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 Direction = Literal["maximize", "minimize"]
 

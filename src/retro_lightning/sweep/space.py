@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -243,6 +243,22 @@ def probes(space: Space) -> Iterator[tuple[str, dict[str, Value]]]:
     for key, dimension in space.items():
         for extreme in dimension.extremes():
             yield key, {**_conditions(space, key), key: extreme}
+
+
+def packed(
+    tried: Iterable[tuple[str, dict[str, Value]]],
+) -> list[list[tuple[str, dict[str, Value]]]]:
+    """Probes that do not contradict each other together, so that few configurations try all."""
+    bins: list[tuple[dict[str, Value], list[tuple[str, dict[str, Value]]]]] = []
+    for key, params in tried:
+        for taken, members in bins:
+            if all(taken.get(name, value) == value for name, value in params.items()):
+                taken.update(params)
+                members.append((key, params))
+                break
+        else:
+            bins.append((dict(params), [(key, params)]))
+    return [members for _, members in bins]
 
 
 def _conditions(space: Space, key: str) -> dict[str, Value]:

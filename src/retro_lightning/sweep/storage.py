@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import json
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
+from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 from optuna.storages.journal import JournalFileBackend
 
 from retro_lightning.config.errors import ConfigError
@@ -23,9 +22,6 @@ from retro_lightning.sweep.settings import Sweep
 _DEFINITION = "definition"
 _PATIENCE = 10.0
 Lock = Callable[[], AbstractContextManager[None]]
-
-optuna.logging.set_verbosity(optuna.logging.ERROR)
-warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
 
 def open_storage(sweep: Sweep) -> tuple[optuna.storages.BaseStorage, Lock]:

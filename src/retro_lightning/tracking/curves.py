@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 from lightning.pytorch.callbacks import Callback
 from matplotlib.figure import Figure
 
@@ -15,6 +16,8 @@ from retro_lightning.tracking.figures import Series, learning_curve
 from retro_lightning.tracking.mlflow import MLflowRun
 
 _MEAN = "mean over families"
+_WINDOWS = 20
+"""How many independent points a smoothed curve has, about."""
 
 
 class Figures(Callback):
@@ -87,13 +90,15 @@ class Figures(Callback):
                     share=True,
                 ),
             )
-        shares = self._series("train/gradient_share/")
-        if shares:
+        noisy = self._series("train/gradient_share/")
+        if noisy:
+            window = max(len(values) for _, values in noisy.values()) // _WINDOWS + 1
+            shares = {name: running_mean(series, window) for name, series in noisy.items()}
             yield (
                 "gradient_shares",
                 learning_curve(
                     shares,
-                    title="Where the gradient came from",
+                    title=f"Where the gradient came from (mean over {window} logged steps)",
                     ylabel="share of the gradient",
                     share=True,
                 ),
@@ -114,6 +119,18 @@ class Figures(Callback):
 
     def _one(self, name: str) -> Series:
         return [p[0] for p in self._curves[name]], [p[1] for p in self._curves[name]]
+
+
+def running_mean(series: Series, window: int) -> Series:
+    """Each value replaced by the mean of itself and those before it, ``window`` at most.
+
+    A single batch of a few trajectories says little about where its gradient came from.
+    """
+    steps, values = series
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - window, 0)
+    return steps, ((sums[ends] - sums[starts]) / (ends - starts)).tolist()
 
 
 def save_figure(trainer: L.Trainer, figure: Figure, name: str) -> Path:

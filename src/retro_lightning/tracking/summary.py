@@ -16,6 +16,7 @@ from retro_lightning.tracking.curves import save_figure
 from retro_lightning.tracking.figures import SuccessRow, success_bars
 
 RESULTS_FILE = "test.json"
+_LOG = "log: "
 Counts = Mapping[str, tuple[int, int]]
 """Family → successes and episodes."""
 
@@ -43,8 +44,9 @@ class ClosingTable(Callback):
         tested = {name: (c.successes, c.episodes) for name, c in counts.families.items()}
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / RESULTS_FILE).write_text(json.dumps(tested, indent=2) + "\n", encoding="utf-8")
+        faults = {name: c.faults for name, c in counts.families.items() if c.faults}
         columns = {
-            **self._logged(trainer),
+            **{f"{_LOG}{name}": c for name, c in self._logged(trainer).items()},
             **{name: c for name, path in self.beside.items() if (c := read_results(Path(path)))},
             "policy": tested,
         }
@@ -55,7 +57,7 @@ class ClosingTable(Callback):
             "test_success",
         )
         console = Console()
-        console.print(closing_table(columns, list(tested)))
+        console.print(closing_table(columns, list(tested), faults))
         for line in directions(run_dir):
             console.print(line, highlight=False, soft_wrap=True)
 
@@ -72,8 +74,8 @@ class ClosingTable(Callback):
 
 
 def macro_rate(counts: Counts) -> float:
-    """Mean of the families' success rates, each family counting alike; 0 without episodes."""
-    rates = [successes / episodes for successes, episodes in counts.values() if episodes]
+    """Mean of the families' success rates, each counting alike; 0 for one that only faulted."""
+    rates = [successes / episodes if episodes else 0.0 for successes, episodes in counts.values()]
     return sum(rates) / len(rates) if rates else 0.0
 
 
@@ -97,11 +99,23 @@ def success_rows(columns: Mapping[str, Counts], families: Sequence[str]) -> list
     return rows
 
 
-def closing_table(columns: Mapping[str, Counts], families: Sequence[str]) -> Table:
-    """One row per family and one for their mean; the interval is the policy's."""
+def closing_table(
+    columns: Mapping[str, Counts], families: Sequence[str], faults: Mapping[str, int] | None = None
+) -> Table:
+    """One row per family and one for their mean; the interval is the policy's.
+
+    Args:
+        columns: Whose success → their counts; ``policy`` among them.
+        families: The rows.
+        faults: Family → test episodes in which the environment raised; they are left out of the
+            rate, and a family in which all did counts 0 in the mean.
+    """
     caption = "policy: on test tasks, with the 95 % Wilson interval of this one checkpoint"
-    if len(columns) > 1:
-        caption += "; logged behaviours: on the history's own tasks"
+    if any(name.startswith(_LOG) for name in columns):
+        caption += f"; {_LOG.strip()} behaviours that wrote the history, on its own training tasks"
+    if faults:
+        told = ", ".join(f"{count} of {family}" for family, count in faults.items())
+        caption += f"; episodes that faulted and are left out: {told}"
     table = Table(title="Share of tasks solved", caption=caption)
     table.add_column("family", no_wrap=True)
     for name in columns:

@@ -151,7 +151,7 @@ class TestRun:
         (tmp_path / "f.png").write_bytes(b"png")
         logger.log_file(tmp_path / "f.png", "figures")
         names = {a.path for a in client().list_artifacts(logger.version)}
-        assert names == {"config.yaml", "figures", "t.json"}
+        assert names == {"config.yaml", "figures", "packages.json", "t.json"}
         path = client().download_artifacts(logger.version, "t.json")
         assert json.loads(Path(path).read_text())["data"] == [[1, "x"], [2, "y"]]
 

@@ -165,7 +165,15 @@ COLUMNS = {
 
 def test_mean_counts_every_family_alike():
     # (1/10 + 90/100) / 2, not 91/110.
-    assert macro_rate({"a": (1, 10), "b": (90, 100), "empty": (0, 0)}) == pytest.approx(0.5)
+    assert macro_rate({"a": (1, 10), "b": (90, 100)}) == pytest.approx(0.5)
+
+
+def test_a_family_that_only_faulted_stays_in_the_mean_and_is_named():
+    counts = {"a": (8, 10), "broken": (0, 0)}
+    assert macro_rate(counts) == pytest.approx(0.4)  # (0.8 + 0) / 2
+    console = Console(record=True, width=120)
+    console.print(closing_table({"policy": counts}, list(counts), {"broken": 10}))
+    assert "10 of broken" in console.export_text()
 
 
 def test_rows_leave_out_what_was_not_tried():

@@ -1,0 +1,275 @@
+"""The sweep command from end to end on the dummy job: trials, MLflow, Ctrl-C, bad input."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from mlflow import MlflowClient
+from optuna.trial import TrialState
+
+from retro_lightning.cli.main import main
+from retro_lightning.sweep import trial as trial_module
+from tests.dummies import DummyModule
+from tests.unit.sweep.conftest import definition
+
+
+def sweep(*words: str, **changes: Any) -> int:
+    Path("sweep.yaml").write_text(yaml.safe_dump(definition(**changes), sort_keys=False))
+    return main(["sweep", "--config", "sweep.yaml", *words])
+
+
+def study(name: str = "dummies") -> optuna.Study:
+    return optuna.load_study(study_name=name, storage="sqlite:///sweeps.db")
+
+
+def runs() -> list[Any]:
+    client = MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db")
+    experiment = client.get_experiment_by_name("dummies")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id], max_results=500))
+
+
+pytestmark = pytest.mark.usefixtures("sweep_file")
+
+
+def test_a_study_from_end_to_end(capsys):
+    assert sweep() == 0
+    trials = study().get_trials()
+    assert [t.state for t in trials] == [TrialState.COMPLETE] * 3
+    assert {t.value for t in trials} == {0.25}
+    # the first trial is the job's own configuration
+    assert trials[0].params == {
+        "model.part": "strong",
+        "model.part.init_args.coefficient": 0.2,
+        "model.gamma": 0.9,
+    }
+    out = capsys.readouterr().out
+    assert "trial 2  done  0.250  (3/3)  best: trial 0 0.250" in out
+    assert "python -m retro_lightning fit --config runs/dummies/best.yaml" in out
+    found = runs()
+    by_parent = Counter(run.data.tags.get("mlflow.parentRunId", "top") for run in found)
+    [top] = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
+    # one run for the study, in it one for each trial, in each of these one for each of 2 seeds
+    assert sorted(by_parent.values()) == [1, 2, 2, 2, 3]
+    assert by_parent[top.info.run_id] == 3
+    assert {run.info.status for run in found} == {"FINISHED"}
+    assert top.data.params["seeds"] == "[1, 2]"
+    child = next(r for r in found if r.data.tags.get("mlflow.parentRunId") == top.info.run_id)
+    assert "model.gamma" in child.data.params
+    client = MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db")
+    steps = [m.step for m in client.get_metric_history(child.info.run_id, "val/success_rate")]
+    assert steps == [1, 2, 2]  # both seeds' validation, and the trial's end
+    artifacts = {a.path for a in client.list_artifacts(top.info.run_id)}
+    assert {"sweep.yaml", "best.yaml", "ranking.json", "history.png"} <= artifacts
+
+
+def test_the_best_configuration_is_one_that_fit_takes(capsys):
+    assert sweep() == 0
+    best = yaml.safe_load(Path("runs/dummies/best.yaml").read_text())
+    assert best["model"]["gamma"] == 0.9
+    assert best["data"]["gamma"] == "${model.gamma}"  # references are kept
+    assert main(["fit", "--config", "runs/dummies/best.yaml"]) == 0
+    assert Path("runs/dummies-best/config.yaml").is_file()
+
+
+def test_the_same_command_again_does_nothing_twice_and_more_trials_go_on(capsys):
+    assert sweep() == 0
+    assert sweep() == 0
+    assert len(study().trials) == 3
+    assert "the study is done" in capsys.readouterr().out
+    assert sweep("--trials", "5") == 0
+    assert len(study().trials) == 5
+    assert {run.info.status for run in runs()} == {"FINISHED"}
+
+
+def test_the_best_trials_run_again_on_fresh_seeds(capsys):
+    assert sweep(confirm={"top": 1, "seeds": 6}) == 0
+    found = study("dummies/confirmation after 3").trials
+    assert len(found) == 12  # the defaults and the best, 6 seeds each
+    said = json.loads(study("dummies/confirmation after 3").user_attrs["definition"])
+    assert said["seeds"] == [3, 4, 5, 6, 7, 8]
+    assert list(said["params"]) == ["defaults", "trial 1"]
+
+
+def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(capsys, monkeypatch):
+    real, calls = trial_module.run_fit, []
+
+    def interrupted(*args: Any, **options: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 4:  # in the second seed of the second trial
+            raise KeyboardInterrupt
+        return real(*args, **options)
+
+    monkeypatch.setattr(trial_module, "run_fit", interrupted)
+    assert sweep() == 130
+    err = capsys.readouterr().err
+    assert "stopped by Ctrl-C" in err
+    assert "python -m retro_lightning sweep --config sweep.yaml" in err
+    assert "RUNNING" not in {run.info.status for run in runs()}
+    assert sweep() == 0
+    trials = study().get_trials()
+    assert Counter(t.state for t in trials) == {TrialState.COMPLETE: 3, TrialState.FAIL: 1}
+    assert trials[2].params == trials[1].params
+    assert "RUNNING" not in {run.info.status for run in runs()}
+
+
+def test_ctrl_c_within_a_fit_is_seen_as_one(monkeypatch, capsys):
+    def stopped(self: DummyModule, batch: Any, batch_idx: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("retro_lightning.sweep.worker.rehearse", lambda *args: None)
+    monkeypatch.setattr(DummyModule, "training_step", stopped)
+    assert sweep() == 130
+    assert {run.info.status for run in runs()} == {"KILLED"}
+
+
+def test_a_trial_that_fails_is_kept_with_its_reason_and_the_study_goes_on(monkeypatch, capsys):
+    real = trial_module.run_fit
+
+    def fails(args: Any, directory: Path, **options: Any) -> Any:
+        if "trial-0001" in str(directory):
+            raise MemoryError("CUDA out of memory")
+        return real(args, directory, **options)
+
+    monkeypatch.setattr(trial_module, "run_fit", fails)
+    assert sweep() == 0
+    states = [t.state for t in study().trials]
+    assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
+    assert "failed: CUDA out of memory" in capsys.readouterr().out
+    ranking = json.loads(Path("runs/dummies/ranking.json").read_text())
+    assert ranking["trials"][-1]["reason"] == "CUDA out of memory"
+    assert {run.info.status for run in runs()} == {"FINISHED", "FAILED"}
+
+
+def test_nan_is_a_failure(monkeypatch):
+    def nan(self: DummyModule, batch: Any, batch_idx: int) -> None:
+        self.log("val/success_rate", float("nan"))
+
+    monkeypatch.setattr(DummyModule, "validation_step", nan)
+    assert sweep(trials=1) == 0
+    [trial] = study().trials
+    assert trial.state == TrialState.FAIL
+    assert trial.user_attrs["reason"] == "val/success_rate is nan"
+
+
+def test_a_bad_trial_is_stopped_early_and_left_out_of_comparisons():
+    pruner = {
+        "class_path": "optuna.pruners.ThresholdPruner",
+        "init_args": {"lower": 0.5, "n_warmup_steps": 2},
+    }
+    assert sweep(pruner=pruner, trials=1) == 0
+    [trial] = study().trials
+    assert trial.state == TrialState.PRUNED
+    assert trial.intermediate_values == {1: 0.25, 2: 0.25}
+    pruned = [run for run in runs() if "retro_lightning.pruned" in run.data.tags]
+    assert [run.info.run_name for run in pruned] == ["seed-2"]
+
+
+def test_two_metrics_make_a_front():
+    metrics = {"val/success_rate": "maximize", "rollout/environment_steps": "minimize"}
+    assert sweep(metrics=metrics) == 0
+    assert [t.values for t in study().trials] == [[0.25, 0.0]] * 3
+    assert Path("runs/dummies/figures/pareto_front.png").is_file()
+
+
+def test_one_trial_at_a_time():
+    assert sweep("--once", "true") == 0
+    assert len(study().trials) == 1
+    assert not Path("runs/dummies/best.yaml").exists()
+
+
+def test_a_journal_is_a_storage():
+    assert sweep(storage="journal:journal.log", trials=1) == 0
+    assert Path("journal.log").is_file()
+
+
+GOOD = definition()["space"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"space": {"model.gama": {"low": 0.5, "high": 1.0}}},
+            "sweep.yaml, line 8: model.gama is not a known key; did you mean model.gamma?",
+        ),
+        (
+            {"space": {"model.part.init_args.coeficient": {"low": 0.5, "high": 1.0}}},
+            "sweep.yaml, line 8: model.part.init_args.coeficient is not an argument of "
+            "tests.dummies.Coefficient; did you mean coefficient?",
+        ),
+        (
+            {"space": {"model.gamma": {"low": 1.0, "high": 0.5}}},
+            "sweep.yaml, line 8: model.gamma ranges from 1 up to 0.5; give low at most high",
+        ),
+        (
+            {"space": {"model.part.init_args.coefficient": {"low": -1.0, "high": 1.0}}},
+            "sweep.yaml, line 8: model.part.init_args.coefficient: coefficient is -1.0; give at "
+            "least 0",
+        ),
+        (
+            {"space": {"model.part": {"choices": ["tests.dummies.Koefficient"]}}},
+            "there is no class tests.dummies.Koefficient; did you mean tests.dummies.Coefficient?",
+        ),
+        (
+            {"metrics": {"val/sucess_rate": "maximize"}},
+            "sweep.yaml: metrics: the job never logs val/sucess_rate; did you mean "
+            "val/success_rate?",
+        ),
+        ({"metrics": {"val/success_rate": "up"}}, "sweep.yaml, line"),
+        ({"seeds": []}, "sweep.yaml, line 5: seeds is []; give at least one, each once"),
+        ({"base": ["dumy.yaml"]}, "dumy.yaml does not exist; did you mean"),
+        ({"trails": 3}, "sweep.yaml, line"),
+        (
+            {"storage": "postgresql://me:secret@localhost:1/none"},
+            "sweep.yaml: storage postgresql://me:***@localhost:1/none can't be reached",
+        ),
+        ({"storage": "nowhere"}, "sweep.yaml: storage nowhere can't be reached"),
+        (
+            {
+                "metrics": {"val/success_rate": "maximize", "val/return": "maximize"},
+                "pruner": {"class_path": "optuna.pruners.NopPruner"},
+            },
+            "pruner: a study of several metrics can't stop trials early",
+        ),
+    ],
+)
+def test_bad_input_is_answered_in_one_sentence_before_the_first_trial(changes, sentence, capsys):
+    assert sweep(**changes) == 2
+    err = capsys.readouterr().err
+    assert sentence in err
+    assert err.count("\n") == 1
+    assert "secret" not in err
+    assert not list(Path("runs").glob("dummies/trial-*"))
+
+
+def test_a_study_whose_space_has_changed_is_not_gone_on_with(capsys):
+    assert sweep(trials=1) == 0
+    space = {**GOOD, "model.gamma": {"low": 0.25, "high": 1.0}}
+    assert sweep(trials=2, space=space) == 2
+    assert (
+        "sweep.yaml, line 20: model.gamma is another since study 'dummies' began; give the study "
+        "another name, or say again what it began with" in capsys.readouterr().err
+    )
+    assert sweep(trials=2, seeds=[1]) == 2
+    assert "sweep.yaml: seeds has changed since the study began" in capsys.readouterr().err
+    assert len(study().trials) == 1
+
+
+def test_an_unreachable_tracking_server(capsys, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@localhost:1")
+    assert sweep() == 2
+    err = capsys.readouterr().err
+    assert "the tracking server http://localhost:1 can't be reached" in err
+    assert "secret" not in err
+
+
+def test_which_sweep(capsys):
+    assert main(["sweep"]) == 2
+    assert "give one --config FILE" in capsys.readouterr().err
