@@ -22,7 +22,7 @@ _COMMANDS = {
     "predict": "write a policy's log-probability of every stored action",
     "rollout": "collect trajectories with a policy or a scripted behaviour into a store",
     "replay": "take in, look at and hand out stored trajectories (replay --help)",
-    "bench": "measure every estimator and baseline on one stored batch (bench estimators …)",
+    "bench": "measure estimators on a stored batch, or asked against achieved returns",
     "play": "watch an agent step by step in the terminal, or play yourself",
 }
 _HELP = f"""\
