@@ -70,8 +70,13 @@ def bench(name: str, args: Sequence[str]) -> None:
     Raises:
         ValueError: If what is to be measured is not named, or there is too little of it.
     """
-    if not args or args[0] != "estimators":
-        raise ValueError("what should be measured? bench estimators --config … is all there is")
+    if not args or args[0] not in ("estimators", "returns"):
+        raise ValueError("what should be measured? bench estimators … or bench returns …")
+    if args[0] == "returns":
+        from retro_lightning.cli.bench_returns import bench_returns
+
+        bench_returns(args[1:])
+        return
     cli = command.build(name, list(args[1:]), add_arguments)
     config = cli.config_init
     if config.policy is None:

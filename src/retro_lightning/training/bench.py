@@ -239,7 +239,9 @@ def bias(pair: Pair) -> tuple[float, float]:
     exact = enumeration.true_gradient().flatten()
     angles = []
     for behaviour in (enumeration.POLICY, enumeration.BEHAVIOUR):
-        found = enumeration.expected_gradient(pair.objective, pair.baseline, behaviour=behaviour)
+        found = enumeration.expected_gradient(
+            pair.objective, pair.baseline, behaviour=behaviour, trajectories=2
+        )
         cosine = torch.cosine_similarity(found.flatten(), exact, dim=0).item()
         angles.append(max(0.0, 1.0 - cosine * cosine) ** 0.5 if cosine > 0 else 1.0)
     return angles[0], angles[1]

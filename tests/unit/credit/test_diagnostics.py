@@ -9,14 +9,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retro_lightning.credit.collapse import CollapseWatch
 from retro_lightning.credit.diagnostics import (
     advantage_warning,
     approximate_kl,
     clip_fraction,
+    diagnose,
     effective_sample_size,
     explained_variance,
     gradient_shares,
+    gradient_variance,
+    score_norms,
+    unreached,
+    variance_cut_limit,
 )
+from retro_lightning.credit.estimators import PolicyGradient
+from retro_lightning.credit.objective import returns_and_advantages
+from retro_lightning.credit.terms import LossTerms
 
 
 def all_of(*shape: int) -> torch.Tensor:
@@ -84,3 +93,147 @@ def test_equal_advantages_are_warned_of_by_name() -> None:
     assert advantage_warning(None, steps, curriculum="x", baseline="y") is None
     empty = torch.zeros(2, 2, dtype=torch.bool)
     assert "no step" in str(advantage_warning(advantages, empty, curriculum="x", baseline="y"))
+
+
+# ---------------------------------------------------------------------- of a whole gradient step
+def test_score_norms_are_the_squared_lengths_of_the_scores() -> None:
+    logits = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    mask_DC = torch.tensor([[True] * 4, [True, True, False, False], [True, True, True, False]])
+    logprobs_DC = logits.masked_fill(~mask_DC, -torch.inf).log_softmax(1)
+    chosen_D = torch.tensor([2, 0, 1])
+    found_D = score_norms(logprobs_DC.detach(), chosen_D, mask_DC)
+    for d in range(3):
+        (score,) = torch.autograd.grad(logprobs_DC[d, chosen_D[d]], logits, retain_graph=True)
+        torch.testing.assert_close(found_D[d], score.square().sum())
+
+
+def test_gradient_variance_is_the_mean_squared_length_by_the_logits() -> None:
+    """Two trajectories with logits of their own: the gradients written out and measured."""
+    torch.manual_seed(0)
+    logits = torch.randn(2, 3, 2, dtype=torch.float64, requires_grad=True)  # B, S, two actions
+    chosen_BS = torch.tensor([[0, 1, 1], [1, 0, 0]])
+    steps_BS = torch.tensor([[True, True, True], [True, True, False]])
+    credits_BS = torch.randn(2, 3, dtype=torch.float64)
+    table = logits.log_softmax(-1)
+    taken_BS = table.gather(-1, chosen_BS[..., None]).squeeze(-1)
+    lengths = []
+    for b in range(2):
+        loss = (credits_BS[b] * taken_BS[b])[steps_BS[b]].sum()
+        (gradient,) = torch.autograd.grad(loss, logits, retain_graph=True)
+        lengths.append(gradient.square().sum())
+    flat = table.detach().reshape(6, 2)
+    norms_BS = score_norms(flat, chosen_BS.flatten(), torch.ones(6, 2, dtype=torch.bool))
+    found = gradient_variance(credits_BS, norms_BS.view(2, 3), steps_BS)
+    torch.testing.assert_close(found, torch.stack(lengths).mean())
+
+
+@pytest.mark.parametrize(("p", "unexplained"), [(0.3, 1.0), (0.5, 0.5), (0.7, 0.75)])
+def test_the_cut_in_variance_reaches_its_limit_where_scores_are_equally_long(
+    p: float, unexplained: float
+) -> None:
+    """Returns of 0 and 1, and values that explain a given share of their variance.
+
+    With success rates q that differ between states, V = q explains Var(q) of p (1 - p). Half of the
+    states at p - d and half at p + d: Var(q) = d^2, so d^2 = (1 - unexplained) p (1 - p).
+    """
+    d = math.sqrt((1 - unexplained) * p * (1 - p))
+    rates = torch.tensor([p - d, p + d], dtype=torch.float64)
+    # Every outcome as often as it is likely, in whole numbers of ten thousand.
+    ones = (rates * 10_000).round().long()
+    returns = torch.cat(
+        [torch.cat([torch.ones(n), torch.zeros(10_000 - n)]) for n in ones.tolist()]
+    )
+    values = rates.repeat_interleave(10_000).float()
+    returns_BS, values_BS = returns[:, None], values[:, None]
+    steps_BS = torch.ones_like(returns_BS, dtype=torch.bool)
+    norms_BS = torch.full_like(returns_BS, 0.5)
+    bare = gradient_variance(returns_BS, norms_BS, steps_BS)
+    ours = gradient_variance(returns_BS - values_BS, norms_BS, steps_BS)
+    explained = explained_variance(values_BS, returns_BS, steps_BS)
+    limit = 1.0 / ((1.0 - p) * (1.0 - explained))
+    assert explained.item() == pytest.approx(1 - unexplained, abs=1e-3)
+    assert (bare / ours).item() == pytest.approx(limit.item(), rel=1e-3)
+    assert variance_cut_limit(returns_BS, values_BS, steps_BS).item() == pytest.approx(
+        limit.item(), rel=1e-3
+    )
+
+
+def test_diagnosis_of_a_batch_by_hand(make_inputs) -> None:  # type: ignore[no-untyped-def]
+    inputs = make_inputs(0)
+    terms = PolicyGradient()(inputs, normaliser=27.0)
+    returns_BS, advantages_BS = returns_and_advantages(inputs, 1.0)
+    norms_BS = torch.rand(8, 5, dtype=torch.float64)
+    age_B = torch.tensor([0, 4, -1, -1, 0, 8, -1, -1])
+    found = diagnose(inputs, terms, returns_BS, norms_BS, torch.arange(8) // 2, age_B)
+    # Of the four trajectories of policies of ours the ages are 0, 4, 0 and 8.
+    assert found["staleness_mean"].item() == pytest.approx(3.0)
+    assert found["staleness_max"].item() == 8.0
+    # Rows 0, 1, 4 and 5 have a ratio to take (see random_inputs).
+    known_BS = inputs.steps_BS & torch.isin(torch.arange(8), torch.tensor([0, 1, 4, 5]))[:, None]
+    ratios = (inputs.logprobs_BS.detach() - inputs.behaviour_logprobs_BS)[known_BS].exp()
+    assert found["largest_ratio"].item() == pytest.approx(ratios.max().item())
+    share = ratios.sum() ** 2 / ratios.square().sum() / len(ratios)
+    assert found["ratio_sample_share"].item() == pytest.approx(share.item())
+    assert found["advantage_coverage"] == 1.0
+    assert found["zero_advantage_groups"] == 0.0
+    square = (advantages_BS.square() * norms_BS)[inputs.steps_BS].sum() / 8
+    assert found["gradient_variance"].item() == pytest.approx(square.item())
+
+
+def test_steps_that_no_gradient_reached_are_found(make_inputs) -> None:  # type: ignore[no-untyped-def]
+    inputs = make_inputs(0)
+    terms = PolicyGradient()(inputs, normaliser=27.0)
+    silent = LossTerms(
+        loss=terms.loss,
+        metrics={},
+        advantages_BS=terms.advantages_BS,
+        excluded_BS=torch.zeros_like(inputs.steps_BS),
+    )
+    gradient_BS = torch.ones_like(inputs.logprobs_BS)
+    assert not unreached(silent, inputs, gradient_BS).any()
+    gradient_BS[5, 2] = 0.0
+    assert unreached(silent, inputs, gradient_BS).nonzero().tolist() == [[5, 2]]
+    assert not unreached(terms, inputs, gradient_BS).any()  # it does not say what it leaves out
+
+
+# ---------------------------------------------------------------------- collapse
+HEALTHY = {
+    "entropy": 0.4,
+    "approximate_kl": 0.01,
+    "clip_fraction": 0.1,
+    "largest_ratio": 3.0,
+    "effective_sample_share": 0.8,
+    "explained_variance": 0.5,
+    "zero_advantage_groups": 0.3,
+}
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "knob"),
+    [
+        ("entropy", 1e-3, "entropy_coef"),
+        ("approximate_kl", 2.0, "learning rate"),
+        ("clip_fraction", 0.9, "clip"),
+        ("largest_ratio", 1e6, "importance_cap"),
+        ("effective_sample_share", 0.01, "batch_size"),
+        ("explained_variance", -5.0, "value_coef"),
+        ("zero_advantage_groups", 0.95, "task_curriculum"),
+    ],
+)
+def test_each_collapse_is_warned_of_once_by_symptom_and_knob(
+    metric: str, value: float, knob: str
+) -> None:
+    watch = CollapseWatch()
+    sick = {**HEALTHY, metric: value}
+    assert watch(HEALTHY, 0.5) == []
+    assert watch(sick, 0.5) == watch(sick, 0.5) == []  # twice may be chance
+    assert watch(HEALTHY, 0.5) == []  # and it is over: the count begins anew
+    told = [sentence for _ in range(6) for sentence in watch(sick, 0.5)]
+    assert len(told) == 1
+    assert told[0].startswith(f"{metric} is ")
+    assert knob in told[0]
+
+
+def test_a_policy_that_has_learnt_its_tasks_may_be_sure_of_itself() -> None:
+    watch = CollapseWatch()
+    assert [watch({**HEALTHY, "entropy": 1e-4}, 0.95) for _ in range(5)] == [[]] * 5

@@ -1,0 +1,40 @@
+"""Behaviour half: a history whose trajectories say at every step what they went on to receive."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from retro_lightning.environments.base import EnvironmentFactory
+from retro_lightning.environments.goal_return import relabelled
+from retro_lightning.replay.store import ReplayStore
+from retro_lightning.rollout.history import History, written_once
+
+_CHUNK = 1_000
+
+
+class GoalReturnHistory(History):
+    """Another history, relabelled for return-conditioned learning.
+
+    Args:
+        history: The history that is relabelled.
+    """
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+
+    def materialise(
+        self, environments: Mapping[str, EnvironmentFactory], cache_dir: Path, seed: int
+    ) -> Path:
+        """Make the other history, then its relabelled copy; see ``History``."""
+        folder = self.history.materialise(environments, cache_dir, seed)
+        source = ReplayStore(folder)
+
+        def write(store: ReplayStore, name: str) -> None:
+            for start in range(0, len(source), _CHUNK):
+                rows = range(start, min(start + _CHUNK, len(source)))
+                store.append([relabelled(trajectory) for trajectory in source.read(rows)])
+
+        shards = list(source.snapshot())
+        definition = {"relabelled": folder.name, "shards": shards, "as": "goal return"}
+        return written_once(cache_dir, definition, write)

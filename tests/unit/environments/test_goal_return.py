@@ -1,0 +1,98 @@
+"""Asking for a return: what is seen, what is left, and trajectories that say what they got."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retro_lightning.environments.base import make_tasks
+from retro_lightning.environments.check import check
+from retro_lightning.environments.goal_return import GoalReturn, relabelled, with_goal
+from retro_lightning.replay.store import ReplayStore
+from retro_lightning.rollout.behaviours import Expert, run_behaviour
+from retro_lightning.rollout.goal_history import GoalReturnHistory
+from retro_lightning.rollout.history import ScriptedHistory
+from retro_lightning.rollout.seeds import generator
+from tests.support import CorridorEnv, random_trajectory
+
+MAKE = functools.partial(CorridorEnv, length=6)
+
+
+def asked(goal: float = 1.0) -> GoalReturn:
+    return GoalReturn(MAKE, goal)
+
+
+def test_it_is_an_environment_like_any_other():
+    check(asked, seeds=[0, 1, 2])
+
+
+def test_what_is_received_is_taken_off_what_is_asked():
+    env = asked(1.5)
+    observation, info = env.reset(seed=3)
+    assert observation.endswith("\nGoal return: 1.50")
+    assert "Goal" not in info["initial_state"]
+    reward = 0.0
+    while reward == 0.0:
+        assert observation.endswith("\nGoal return: 1.50")
+        observation, reward, *_ = env.step(env.expert_action())
+    assert reward == 1.0
+    assert observation.endswith("\nGoal return: 0.50")
+
+
+def test_tasks_are_those_of_the_environment_within():
+    assert make_tasks("c", asked, "val", 3) == make_tasks("c", MAKE, "val", 3)
+
+
+@given(st.floats(-99, 99), st.floats(-99, 99))
+def test_a_goal_replaces_an_older_one(one: float, other: float):
+    assert with_goal(with_goal("a wall", one), other) == with_goal("a wall", other)
+    assert with_goal("a wall", -0.001) == "a wall\nGoal return: 0.00"
+
+
+def test_a_relabelled_trajectory_was_asked_for_what_it_got():
+    task = make_tasks("corridor", asked, "train", 1)[0]
+    told = run_behaviour(Expert(), task, asked(0.3), run="r", attempt=0, rng=generator(0, "expert"))
+    result = relabelled(told)
+    # The expert is rewarded 1 for its last action: 1 is left before each of them, 0 at the end.
+    assert [s.observation.rsplit("\n", 1)[1] for s in result.steps] == [
+        "Goal return: 1.00"
+    ] * result.length
+    assert result.final_observation.endswith("Goal return: 0.00")
+    assert [s.action for s in result.steps] == [s.action for s in told.steps]
+
+
+@given(st.integers(0, 200))
+def test_relabelling_changes_nothing_else_and_is_done_once(seed: int):
+    told = random_trajectory(np.random.default_rng(seed))
+    once = relabelled(told)
+    assert relabelled(once) == once
+    assert [s.log_prob for s in once.steps] == [s.log_prob for s in told.steps]
+    assert once.total_return == told.total_return
+    left = told.total_return
+    for step in once.steps:
+        shown = float(step.observation.rsplit(": ", 1)[1])
+        assert shown == pytest.approx(left, abs=0.00501)
+        left -= step.reward
+
+
+def test_a_history_is_relabelled_once(tmp_path):
+    history = GoalReturnHistory(ScriptedHistory(tasks_per_family=3))
+    environments = {"corridor": MAKE}
+    path = history.materialise(environments, tmp_path, 1)
+    assert history.materialise(environments, tmp_path, 1) == path
+    store = ReplayStore(path)
+    plain = ReplayStore(ScriptedHistory(tasks_per_family=3).materialise(environments, tmp_path, 1))
+    assert len(store) == len(plain) > 0
+    for told, relabelled_ in zip(
+        plain.read(range(len(plain))), store.read(range(len(store))), strict=True
+    ):
+        assert relabelled_ == relabelled(told)
+
+
+def test_impossible_goals_are_refused():
+    with pytest.raises(ValueError, match="goal is nan"):
+        asked(float("nan"))
