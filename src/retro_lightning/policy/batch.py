@@ -37,7 +37,7 @@ class Batch:
         decision_row_D: Trajectory (row of this batch) of each decision.
         decision_position_D: Position whose logits make the decision.
         decision_step_D: Step of the decision.
-        children_DC: Tokens allowed, padded with 0.
+        children_DC: Tokens allowed (or numbers of candidates, see ``Encoded``), padded with 0.
         children_mask_DC: True at allowed tokens.
         chosen_D: Index of the token taken among the children.
         vocabulary_U: The distinct tokens of ``children_DC``, ascending.
@@ -147,7 +147,7 @@ def collate(
         final_state_B=_tensor(final_B),
         **_decisions(encoded),
         **_texts(encoded),
-        candidates=_candidates(encoded, int(steps.max())),
+        candidates=_candidates(encoded),
         rewards_BS=_tensor(rewards_BS),
         behaviour_logprobs_BS=_tensor(behaviour_BS),
         supported_BS=_tensor(supported_BS),
@@ -195,16 +195,13 @@ def _weights(values: Sequence[float] | npt.NDArray[np.float64] | None, count: in
     return torch.as_tensor(np.ones(count) if values is None else values, dtype=torch.float32)
 
 
-def _candidates(encoded: Sequence[Encoded], longest_S: int) -> Candidates | None:
-    if not any(item.tries for item in encoded):
+def _candidates(encoded: Sequence[Encoded]) -> Candidates | None:
+    if not any(trie is not None for item in encoded for trie in item.tries):
         return None
-    chosen = [item.candidates for item in encoded if item.candidates is not None]
     return candidates(
         [item.tokens for item in encoded],
         [item.action_positions for item in encoded],
         [item.tries for item in encoded],
-        chosen,
-        longest_S=longest_S,
     )
 
 

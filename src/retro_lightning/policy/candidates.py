@@ -164,15 +164,11 @@ class Candidates:
 
     Attributes:
         packed: The trajectories with their actions behind them.
-        step_N: Step of each state, as an index into the flattened [B, S].
-        chosen_N: Candidate taken in each state.
         bare: The distinct sets of actions behind the context that says nothing; None = not needed.
         bare_K: Of each candidate, which candidate of ``bare`` it is.
     """
 
     packed: Packed
-    step_N: Tensor
-    chosen_N: Tensor
     bare: Packed | None
     bare_K: Tensor
 
@@ -185,37 +181,27 @@ def candidates(
     sequences: Sequence[IntArray],
     states: Sequence[IntArray],
     tries: Sequence[Sequence[ScoredTrie | None]],
-    chosen: Sequence[IntArray],
-    *,
-    longest_S: int,
 ) -> Candidates:
     """Collect the candidates of a batch.
 
     Args:
         sequences: Tokens of each trajectory.
         states: Positions of the states of all its steps.
-        tries: Valid actions at each step; None where the action is free text.
-        chosen: Candidate taken at each step.
-        longest_S: Most steps of a trajectory of the batch.
+        tries: Valid actions at each step; None where there is nothing to score.
     """
-    listed = [[s for s, trie in enumerate(row) if trie is not None] for row in tries]
     menus = [[trie for trie in row if trie is not None] for row in tries]
-    places = [[int(at[s]) for s in steps] for at, steps in zip(states, listed, strict=True)]
+    places = [
+        [int(position) for position, trie in zip(at, row, strict=True) if trie is not None]
+        for at, row in zip(states, tries, strict=True)
+    ]
     flat = [trie for row in menus for trie in row]
     distinct = list({id(trie): trie for trie in flat if trie.bare is not None}.values())
-    bare = pack_bare(distinct) if distinct else None
-    start = {
-        id(trie): first
-        for trie, first in zip(distinct, _starts([len(t.distinct) for t in distinct]), strict=True)
-    }
+    starts = _starts([len(trie.distinct) for trie in distinct])
+    start = {id(trie): first for trie, first in zip(distinct, starts, strict=True)}
     bare_K = [start[id(trie)] + np.arange(len(trie.distinct)) for trie in flat if id(trie) in start]
-    step_N = [row * longest_S + s for row, steps in enumerate(listed) for s in steps]
-    chosen_N = [int(taken[s]) for taken, steps in zip(chosen, listed, strict=True) for s in steps]
     return Candidates(
         packed=pack(sequences, places, menus),
-        step_N=torch.tensor(step_N, dtype=torch.int64),
-        chosen_N=torch.tensor(chosen_N, dtype=torch.int64),
-        bare=bare,
+        bare=pack_bare(distinct) if distinct else None,
         bare_K=torch.from_numpy(_joined(bare_K)),
     )
 

@@ -31,7 +31,8 @@ class Encoded:
         decision_position: Position whose logits make each decision.
         decision_step: Step that each decision belongs to.
         children_indptr: Start of each decision's children in ``children_ids``, one more at the end.
-        children_ids: Tokens allowed at the decisions.
+        children_ids: Tokens allowed at the decisions. Where the distribution scores whole actions
+            there is one decision per step, and its children are the numbers of the candidates.
         chosen: Index of the token taken among its decision's children.
         rewards: Reward of each step. Rewards of steps that did not fit are added to the last one
             that did, so that undiscounted returns stay what they were.
@@ -50,7 +51,6 @@ class Encoded:
             them from the whole vocabulary.
         tries: Valid actions of each step, where the distribution scores whole actions; None where
             the action is free text. Empty for other distributions.
-        candidates: Number of the action taken among its trie's candidates; as ``tries``.
     """
 
     tokens: IntArray
@@ -73,7 +73,6 @@ class Encoded:
     text_kept: Kept | None = None
     children_prior: FloatArray | None = None
     tries: tuple[ScoredTrie | None, ...] = ()
-    candidates: IntArray | None = None
 
     @property
     def steps(self) -> int:

@@ -19,10 +19,10 @@ from retro_lightning.policy.actions import (
     TrieConstrained,
     check_finite,
     log_softmax,
-    log_softmax_numpy,
 )
-from retro_lightning.policy.batch import Batch, pad_children
+from retro_lightning.policy.batch import Batch
 from retro_lightning.policy.conditioning import SoftPrompt, TaskConditioning
+from retro_lightning.policy.decisions import child_logits, tree_log_probs
 from retro_lightning.policy.forward import decoder, hidden_states, last_hidden_states
 from retro_lightning.policy.language_model import LanguageModelSource
 from retro_lightning.policy.loading import causal_lm, context_length, hidden_size
@@ -53,15 +53,14 @@ class Evaluation:
             the token was sampled from, but at the places that were sampled only.
         values_BS: Value of the state before each action.
         final_values_B: Value of the state after the last action, where it is bootstrapped; else 0.
-        child_logprobs_DC: Log-probabilities of the children of every decision, -inf at padding;
-            None = the distribution makes no decisions.
+        child_logprobs_DC: Log-probabilities of the children of every decision, -inf at padding.
     """
 
     logprobs_BS: Tensor
     entropies_BS: Tensor
     values_BS: Tensor
     final_values_B: Tensor
-    child_logprobs_DC: Tensor | None = None
+    child_logprobs_DC: Tensor
 
 
 class Policy(nn.Module):
@@ -146,8 +145,7 @@ class Policy(nn.Module):
 
         Only decision and state positions go through the heads.
         """
-        candidates = batch.candidates
-        packed = None if candidates is None else candidates.packed
+        packed = None if batch.candidates is None else batch.candidates.packed
         prompts_BH = self.prompts(batch.tasks)
         hidden_BTH = hidden_states(self.lm, batch.tokens_BT, prompts_BH, packed)
         count_B, longest_T = hidden_BTH.shape[:2]
@@ -165,13 +163,13 @@ class Policy(nn.Module):
             hidden_H,
             [len(batch.chosen_D), batch.steps_BS.numel(), count_B, len(batch.text_token_F)],
         )
-        child_logprobs_DC: Tensor | None = None
-        if candidates is None:
-            logprobs_BS, entropies_BS, child_logprobs_DC = self._actions(batch, decisions)
-        else:
-            logprobs_BS, entropies_BS = WholeActions(self.lm).evaluate(
-                candidates, hidden_BTH, batch.steps_BS
-            )
+        logprobs_DC = self._decisions(batch, hidden_BTH, decisions)
+        safe_DC = logprobs_DC.masked_fill(~batch.children_mask_DC, 0.0)
+        entropy_D = -(safe_DC.exp() * safe_DC).sum(dim=1)
+        step_D = batch.decision_row_D * batch.steps_BS.shape[1] + batch.decision_step_D
+        chosen_D = logprobs_DC.gather(1, batch.chosen_D[:, None]).squeeze(1)
+        logprobs_BS = _per_step(batch, step_D, chosen_D)
+        entropies_BS = _per_step(batch, step_D, entropy_D)
         if len(batch.text_token_F):
             text_logprobs_BS, text_entropies_BS = self._texts(batch, texts)
             logprobs_BS = logprobs_BS + text_logprobs_BS
@@ -182,7 +180,7 @@ class Policy(nn.Module):
             entropies_BS=entropies_BS,
             values_BS=values_BS.masked_fill(~batch.steps_BS, 0.0),
             final_values_B=self.value_head(finals).masked_fill(batch.final_state_B < 0, 0.0),
-            child_logprobs_DC=child_logprobs_DC,
+            child_logprobs_DC=logprobs_DC,
         )
 
     def prompts(self, tasks: Sequence[Task]) -> Tensor | None:
@@ -197,15 +195,13 @@ class Policy(nn.Module):
         rows = [self.tokenizer(f"Task: {t}", add_special_tokens=False)["input_ids"] for t in texts]
         return last_hidden_states(self.lm, rows)
 
-    def _actions(self, batch: Batch, hidden_DH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        logits_DC = self.child_logits(hidden_DH, batch.vocabulary_U, batch.children_index_DC)
-        logprobs_DC = log_softmax(logits_DC, batch.children_mask_DC, batch.children_prior_DC)
-        chosen_D = logprobs_DC.gather(1, batch.chosen_D[:, None]).squeeze(1)
-        safe_DC = logprobs_DC.masked_fill(~batch.children_mask_DC, 0.0)
-        entropy_D = -(safe_DC.exp() * safe_DC).sum(dim=1)
-        step_D = batch.decision_row_D * batch.steps_BS.shape[1] + batch.decision_step_D
-        per_step = _per_step(batch, step_D, chosen_D), _per_step(batch, step_D, entropy_D)
-        return *per_step, logprobs_DC
+    def _decisions(self, batch: Batch, hidden_BTH: Tensor, hidden_DH: Tensor) -> Tensor:
+        """Log-probabilities [D, C] of the children of decisions, -inf at padding."""
+        if batch.candidates is not None:
+            whole = WholeActions(self.lm)
+            return whole.table(batch.candidates, hidden_BTH, batch.children_mask_DC)
+        logits_DC = child_logits(self.lm, hidden_DH, batch.vocabulary_U, batch.children_index_DC)
+        return log_softmax(logits_DC, batch.children_mask_DC, batch.children_prior_DC)
 
     def _texts(self, batch: Batch, hidden_FH: Tensor) -> tuple[Tensor, Tensor]:
         logprobs_F, entropy_F = token_log_probs(
@@ -233,84 +229,6 @@ class Policy(nn.Module):
         check_finite(values_RV, rows)
         return values_RV
 
-    def child_logits(self, hidden_DH: Tensor, vocabulary_U: Tensor, index_DC: Tensor) -> Tensor:
-        """Logits of the children of decisions; only the tokens that occur are computed.
-
-        Args:
-            hidden_DH: Hidden state that each decision is made from.
-            vocabulary_U: Distinct tokens among all children.
-            index_DC: The children, as indices into ``vocabulary_U``; padding may be anything valid.
-
-        Returns:
-            Logits in float32, whatever the model computes in: a bfloat16 logit of 10 is only exact
-            to 0.06.
-        """
-        if len(vocabulary_U) == 0:
-            return hidden_DH.new_zeros(index_DC.shape)
-        head = causal_lm(self.lm).get_output_embeddings()
-        if type(head) is nn.Linear:
-            bias = None if head.bias is None else head.bias[vocabulary_U].float()
-            weight_UH = head.weight[vocabulary_U].float()
-            logits_DU = nn.functional.linear(hidden_DH.float(), weight_UH, bias)
-        else:
-            logits_DU = head(hidden_DH)[:, vocabulary_U]
-        return logits_DU.gather(1, index_DC)
-
-    def node_log_probs(
-        self,
-        hidden_DH: Tensor,
-        tries: Sequence[TokenTrie],
-        decisions: Sequence[int],
-        rows: Sequence[int],
-    ) -> list[FloatArray]:
-        """Log-probabilities of the children of decisions, float64, without gradients.
-
-        Args:
-            hidden_DH: Hidden state that each decision is made from.
-            tries: Trie that each decision belongs to.
-            decisions: Its number there.
-            rows: Row that each belongs to, for the message.
-
-        Raises:
-            LogitsNotFinite: If the logits are not finite.
-        """
-        if not tries:
-            return []
-        nodes = list(zip(tries, decisions, strict=True))
-        children = [trie.children[number] for trie, number in nodes]
-        sizes = np.array([len(tokens) for tokens in children], dtype=np.int32)
-        padded = pad_children(np.concatenate(children), sizes)
-        device = hidden_DH.device
-        logits_DC = self.child_logits(
-            hidden_DH, padded["vocabulary_U"].to(device), padded["children_index_DC"].to(device)
-        )
-        values_DC = logits_DC.detach().to("cpu", torch.float64).numpy()
-        check_finite(values_DC, rows)
-        return [
-            log_softmax_numpy(values_DC[i, :size] + (trie.prior[number] if trie.prior else 0.0))
-            for i, (size, (trie, number)) in enumerate(zip(sizes, nodes, strict=True))
-        ]
-
-    def tree_log_probs(
-        self, hidden_RWH: Tensor, tries: Sequence[TokenTrie]
-    ) -> list[list[FloatArray]]:
-        """Log-probabilities at every decision of every row's trie, from one packed forward.
-
-        Args:
-            hidden_RWH: What ``CachedDecoder.feed`` returned for these tries.
-            tries: Valid actions of each row.
-        """
-        counts = [len(trie.children) for trie in tries]
-        row_D = np.repeat(np.arange(len(tries)), counts)
-        row = torch.from_numpy(row_D).to(hidden_RWH.device)
-        slots = np.concatenate([trie.decision_slot for trie in tries]).astype(np.int64) + 1
-        hidden_DH = hidden_RWH[row, torch.from_numpy(slots).to(hidden_RWH.device)]
-        owners = [trie for trie, count in zip(tries, counts, strict=True) for _ in range(count)]
-        numbers = [number for count in counts for number in range(count)]
-        flat = self.node_log_probs(hidden_DH, owners, numbers, row_D.tolist())
-        ends = np.cumsum(counts)
-        return [flat[end - count : end] for end, count in zip(ends, counts, strict=True)]
-
     def log_probs(self, hidden_RWH: Tensor, tries: Sequence[TokenTrie]) -> list[FloatArray]:
         """Log-probability of every valid action, float64, without gradients.
 
@@ -319,7 +237,7 @@ class Policy(nn.Module):
             tries: Valid actions of each row.
         """
         if not self.distribution.whole:
-            tables = self.tree_log_probs(hidden_RWH, tries)
+            tables = tree_log_probs(self.lm, hidden_RWH, tries)
             return [trie.log_probs(table) for trie, table in zip(tries, tables, strict=True)]
         scored = [trie for trie in tries if isinstance(trie, ScoredTrie)]
         return WholeActions(self.lm).log_probs(hidden_RWH, scored)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from retro_lightning.policy.actions import check_finite, log_softmax_numpy
+from retro_lightning.policy.actions import check_finite, log_softmax, log_softmax_numpy
 from retro_lightning.policy.candidates import Candidates, Edges, Packed, edges, pack_bare
 from retro_lightning.policy.forward import hidden_states
 from retro_lightning.policy.loading import causal_lm
@@ -34,27 +34,24 @@ class WholeActions:
         self._lm = lm
         self._head: Head = causal_lm(lm).get_output_embeddings()
 
-    def evaluate(
-        self, candidates: Candidates, hidden_BLH: Tensor, steps_BS: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Log-probability of each action taken and entropies [B, S], with gradient.
+    def table(self, candidates: Candidates, hidden_BLH: Tensor, mask_DC: Tensor) -> Tensor:
+        """Log-probabilities of all candidates of each state, with gradient.
 
         Args:
             candidates: All valid actions.
             hidden_BLH: Hidden states of ``candidates.packed``.
-            steps_BS: Steps of the batch; only its shape is read.
+            mask_DC: True where a state has a candidate.
+
+        Returns:
+            [D, C], natural logarithms, -inf where the mask is False.
         """
         where = candidates.packed.edges
         scores_K = self._scores(where, hidden_BLH)
         if candidates.bare is not None:
             scores_K = scores_K - self._bare_scores(candidates.bare)[candidates.bare_K]
-        table_NA = by_state(scores_K, where, len(candidates.step_N))
-        zeros = torch.zeros(steps_BS.numel(), device=table_NA.device)
-        logprobs, entropies = (
-            zeros.index_add(0, candidates.step_N, values_N).view_as(steps_BS)
-            for values_N in choose(table_NA, candidates.chosen_N)
-        )
-        return logprobs, entropies
+        scores_DC = scores_K.new_zeros(mask_DC.shape)
+        scores_DC = scores_DC.index_put((where.state_K, where.column_K), scores_K)
+        return log_softmax(scores_DC, mask_DC)
 
     @torch.no_grad()
     def log_probs(self, hidden_RWH: Tensor, tries: Sequence[ScoredTrie]) -> list[FloatArray]:
@@ -134,23 +131,3 @@ def _token_log_probs(hidden_PH: Tensor, parent_E: Tensor, token_E: Tensor, head:
     total_P = logits_PV.logsumexp(dim=-1)
     result: Tensor = logits_PV[parent_E, token_E] - total_P[parent_E]
     return result
-
-
-def by_state(scores_K: Tensor, edges: Edges, states: int) -> Tensor:
-    """Scores as a table [N, A] of N states with at most A candidates; -inf where there is none."""
-    widest = int(edges.column_K.max()) + 1 if len(edges.column_K) else 1
-    table_NA = scores_K.new_full((states, widest), -torch.inf)
-    return table_NA.index_put((edges.state_K, edges.column_K), scores_K)
-
-
-def choose(table_NA: Tensor, chosen_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability of the candidate taken in each state, and entropies in nats.
-
-    Args:
-        table_NA: Scores; -inf where there is no candidate.
-        chosen_N: Candidate taken.
-    """
-    logprobs_NA = torch.log_softmax(table_NA, dim=-1)
-    safe_NA = logprobs_NA.masked_fill(table_NA.isneginf(), 0.0)
-    probs_NA = logprobs_NA.exp()
-    return logprobs_NA.gather(1, chosen_N[:, None])[:, 0], -(probs_NA * safe_NA).sum(dim=1)

@@ -175,18 +175,28 @@ class Transcript:
     def _with_menus(
         self, trajectory: Trajectory, encoded: Encoded, steps: Sequence[Written]
     ) -> Encoded:
-        """The same with all valid actions of every step."""
+        """The same with one decision per step: among all its valid actions as wholes."""
         tries: list[ScoredTrie | None] = []
-        numbers = []
-        for step, wrote in zip(trajectory.steps, steps, strict=False):
-            listed = step.valid_actions if self.trained != "thought" else None
-            trie = None if listed is None else self.trie(listed)
-            assert trie is None or isinstance(trie, ScoredTrie)
-            tries.append(trie)
-            numbers.append(
-                -1 if trie is None or wrote.path is None else trie.candidate_of(wrote.path.ids)
-            )
-        return replace(encoded, tries=tuple(tries), candidates=np.array(numbers, dtype=np.int32))
+        decided: list[int] = []
+        taken: list[int] = []
+        for number, (step, wrote) in enumerate(zip(trajectory.steps, steps, strict=False)):
+            trie = None
+            if step.valid_actions is not None and wrote.path is not None:
+                trie = self.trie(step.valid_actions) if self.trained != "thought" else None
+            tries.append(trie if isinstance(trie, ScoredTrie) else None)
+            if isinstance(trie, ScoredTrie):
+                decided.append(number)
+                taken.append(trie.candidate_of(wrote.path.ids))
+        sizes = [len(trie.distinct) for trie in tries if trie is not None]
+        return replace(
+            encoded,
+            decision_position=encoded.action_positions[decided],
+            decision_step=np.array(decided, dtype=np.int32),
+            children_indptr=np.cumsum([0, *sizes], dtype=np.int32),
+            children_ids=np.concatenate([np.arange(size) for size in (0, *sizes)]).astype(np.int32),
+            chosen=np.array(taken, dtype=np.int32),
+            tries=tuple(tries),
+        )
 
     def _step(
         self, trajectory: Trajectory, number: int, step: Step, exact: bool

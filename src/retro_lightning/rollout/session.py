@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from retro_lightning.policy.actions import LogitsNotFinite
+from retro_lightning.policy.decisions import node_log_probs, tree_log_probs
 from retro_lightning.policy.policy import Policy
 from retro_lightning.policy.text import TextSampling
 from retro_lightning.policy.transcript import Transcript
@@ -221,7 +222,7 @@ class Session:
                 walk.jump(every)
                 turn.log_probs = tuple(every.tolist()) if self._record else None
         elif ahead:
-            tables = self._policy.tree_log_probs(hidden_RWH, tries)
+            tables = tree_log_probs(self._policy.lm, hidden_RWH, tries)
             for turn, walk, table in zip(turns, walks, tables, strict=True):
                 while walk.decision >= 0:
                     walk.take(table[walk.decision])
@@ -240,7 +241,8 @@ class Session:
                 unfed = [np.array(walks[i].unfed(), dtype=np.int32) for i in behind]
                 fed = self._decoder.feed([rows[i] for i in behind], unfed)
                 hidden_RH[behind] = fed[:, 0]
-            tables = self._policy.node_log_probs(
+            tables = node_log_probs(
+                self._policy.lm,
                 hidden_RH[undecided],
                 [walks[i].trie for i in undecided],
                 [walks[i].decision for i in undecided],
