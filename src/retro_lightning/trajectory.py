@@ -21,9 +21,12 @@ at most 1); lengths are in steps, not tokens; log-probabilities are natural loga
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
+import operator
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -208,7 +211,10 @@ class Trajectory:
     def content_hash(self) -> str:
         """Hash of everything that was recorded, whoever recorded it."""
         left_out = ("run", "attempt", "policy_version", "schema_version")
-        return _digest({k: v for k, v in _fields(self).items() if k not in left_out})
+        values = _fields(self)
+        for name in left_out:
+            del values[name]
+        return _digest(values)
 
 
 _SINCE_VERSION_2 = (
@@ -226,16 +232,30 @@ def _fields(record: Any) -> dict[str, Any]:
 
     So that a record that was written under version 1 keeps its content hash.
     """
-    return {
-        item.name: value
-        for item in fields(record)
-        if (value := getattr(record, item.name)) != item.default
-        or item.name not in _SINCE_VERSION_2
-    }
+    kind: Hashable = type(record)
+    names, values_of, added = _layout(kind)
+    values = dict(zip(names, values_of(record), strict=True))
+    for name, default in added:
+        if values[name] == default:
+            del values[name]
+    return values
+
+
+@functools.cache
+def _layout(kind: type) -> tuple[tuple[str, ...], Callable[[Any], Any], list[tuple[str, Any]]]:
+    """Names of a record's fields, what gets their values, and what version 2 added with defaults.
+
+    Looked up once: a long episode's hash asks for it at every step.
+    """
+    names = tuple(item.name for item in fields(kind))
+    added = [(item.name, item.default) for item in fields(kind) if item.name in _SINCE_VERSION_2]
+    return names, operator.attrgetter(*names), added
 
 
 def _digest(value: object) -> str:
-    text = json.dumps(
-        value, sort_keys=True, ensure_ascii=True, separators=(",", ":"), default=_fields
-    )
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(_ENCODER.encode(value).encode(), digest_size=16).hexdigest()
+
+
+_ENCODER = json.JSONEncoder(
+    sort_keys=True, ensure_ascii=True, separators=(",", ":"), default=_fields
+)

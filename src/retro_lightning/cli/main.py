@@ -22,6 +22,10 @@ _COMMANDS = {
     "predict": "write a policy's log-probability of every stored action",
     "rollout": "collect trajectories with a policy or a scripted behaviour into a store",
     "replay": "take in, look at and hand out stored trajectories (replay --help)",
+    "bench": "measure every estimator and baseline on one stored batch (bench estimators …)",
+    "sweep": "search a space of configurations by many fits, and confirm what won",
+    "compare": "say which runs are better, and whether the difference is real",
+    "export": "write a trained policy as a Hugging Face directory with a model card",
     "play": "watch an agent step by step in the terminal, or play yourself",
 }
 _HELP = f"""\
@@ -117,10 +121,26 @@ def _command(name: str) -> Callable[[str, list[str]], object]:
         from retro_lightning.cli.replay import replay
 
         return replay
+    if name == "bench":
+        from retro_lightning.cli.bench import bench
+
+        return bench
     if name == "play":
         from retro_lightning.cli.play import play
 
         return play
+    if name == "sweep":
+        from retro_lightning.cli.sweep import sweep
+
+        return sweep
+    if name == "compare":
+        from retro_lightning.cli.compare import compare
+
+        return compare
+    if name == "export":
+        from retro_lightning.cli.export import export
+
+        return export
     if name == "predict":
         from retro_lightning.cli.predict import predict
 

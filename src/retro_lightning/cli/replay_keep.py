@@ -55,8 +55,8 @@ def verify(options: argparse.Namespace) -> dict[str, Any]:
     damaged = store.quarantine() if options.quarantine else store.verify()
     return {
         "store": str(store.path),
-        "shards": len(store.snapshot()),
         "trajectories": len(store),
+        "files": [str(file) for file in store.files],
         "quarantined": options.quarantine,
         "damaged": damaged,
     }

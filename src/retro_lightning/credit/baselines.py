@@ -8,34 +8,17 @@ store, never from the curriculum's sample, and leave the trajectory at hand out.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Floats = npt.NDArray[np.float64]
+from retro_lightning.credit.statistics import Floats, Outcomes, others_mean, others_total, pick
+from retro_lightning.trajectory import Trajectory
 
-
-class Outcomes(Protocol):
-    """Columns of a whole store, one entry per trajectory, in order of publication."""
-
-    @property
-    def returns(self) -> Floats:
-        """Undiscounted return of each trajectory [N], in the environment's units."""
-
-    @property
-    def task_id(self) -> npt.NDArray[Any]:
-        """Code of each trajectory's task [N], from 0; equal code = equal task."""
-
-    @property
-    def family(self) -> npt.NDArray[Any]:
-        """Code of each trajectory's family [N], from 0."""
-
-    @property
-    def faulted(self) -> npt.NDArray[np.bool_]:
-        """Where the environment raised [N]; left out of all statistics."""
+Read = Callable[[Sequence[int]], Sequence[Trajectory]]
+"""Reads the trajectories of some rows of the columns of the last ``update``."""
 
 
 class Baseline(ABC):
@@ -44,9 +27,18 @@ class Baseline(ABC):
     Attributes:
         needs_value_head: Whether it is the value head's estimate, so that the value loss must not
             be switched off.
+        needs_groups: Whether it compares the attempts of a group (same task, policy version,
+            behaviour and run), so that a gradient step should hold whole groups.
+        needs_whole_step: Whether it is a statistic of all trajectories of the gradient step, so
+            that the step can't be taken in parts.
     """
 
     needs_value_head: bool = False
+    needs_groups: bool = False
+    needs_whole_step: bool = False
+
+    def attach(self, read: Read) -> None:  # noqa: B027 (most baselines have no use for it)
+        """Give it the means of reading whole trajectories, before ``update``."""
 
     @abstractmethod
     def update(self, columns: Outcomes) -> None:
@@ -77,6 +69,26 @@ class NoBaseline(Baseline):
     def __call__(self, rows_B: Tensor, values_BS: Tensor) -> Tensor:
         """Zeros."""
         return torch.zeros_like(values_BS)
+
+
+class Constant(Baseline):
+    """Subtracts one number, chosen beforehand.
+
+    Args:
+        value: The number, in units of return.
+    """
+
+    def __init__(self, value: float = 0.5) -> None:
+        if not np.isfinite(value):
+            raise ValueError(f"Constant: value is {value}; give a finite number")
+        self.value = value
+
+    def update(self, columns: Outcomes) -> None:
+        """Nothing to renew."""
+
+    def __call__(self, rows_B: Tensor, values_BS: Tensor) -> Tensor:
+        """The number."""
+        return torch.full_like(values_BS, self.value)
 
 
 class ValueHeadBaseline(Baseline):
@@ -123,7 +135,7 @@ class MovingAverage(Baseline):
 
     def __call__(self, rows_B: Tensor, values_BS: Tensor) -> Tensor:
         """The average over the others, the same at every step."""
-        return _rows(self._baseline_N, rows_B, values_BS)
+        return each_step(self._baseline_N, rows_B, values_BS)
 
 
 class PerTask(Baseline):
@@ -150,47 +162,39 @@ class PerTask(Baseline):
         everyone = np.zeros(len(weight_N), dtype=np.int64)
         overall_N = others_mean(columns.returns, weight_N, everyone, fallback=0.0)
         family_N = others_mean(columns.returns, weight_N, columns.family, fallback=overall_N)
-        total_N, count_N = _others(columns.returns, weight_N, columns.task_id)
+        total_N, count_N = others_total(columns.returns, weight_N, columns.task_id)
         self._baseline_N = (total_N + self.prior_weight * family_N) / (count_N + self.prior_weight)
 
     def __call__(self, rows_B: Tensor, values_BS: Tensor) -> Tensor:
         """The shrunk mean over the others, the same at every step."""
-        return _rows(self._baseline_N, rows_B, values_BS)
+        return each_step(self._baseline_N, rows_B, values_BS)
 
 
-def others_mean(
-    values_N: Floats, weight_N: Floats, group_N: npt.NDArray[Any], fallback: Floats | float
-) -> Floats:
-    """Weighted mean over the other members of each entry's group.
+class BatchMean(Baseline):
+    """Subtracts the mean return of the other trajectories of the gradient step.
 
-    Args:
-        values_N: Values.
-        weight_N: Weight of each value, not negative.
-        group_N: Group of each value, codes from 0.
-        fallback: The mean where the others weigh nothing.
-
-    Returns:
-        Mean of the others [N].
+    Unlike all others it depends on what the curriculum drew: with a curriculum that prefers
+    successes it is higher than the store's mean. Repetitions of the trajectory at hand are left
+    out. It is a mean over the whole gradient step, which no part of one can know.
     """
-    total_N, others_N = _others(values_N, weight_N, group_N)
-    alone_N = others_N <= 1e-12
-    return np.where(alone_N, fallback, total_N / np.where(alone_N, 1.0, others_N))
+
+    needs_whole_step = True
+
+    def __init__(self) -> None:
+        self._returns_N: Floats = np.empty(0)
+
+    def update(self, columns: Outcomes) -> None:
+        """Remember the returns; see ``Baseline``."""
+        self._returns_N = columns.returns
+
+    def __call__(self, rows_B: Tensor, values_BS: Tensor) -> Tensor:
+        """The mean over the others, 0 if there are none; the same at every step."""
+        returns_B = pick(self._returns_N, rows_B)
+        other_BB = (rows_B[:, None] != rows_B[None, :]).to(returns_B)
+        mean_B = (other_BB @ returns_B) / other_BB.sum(dim=1).clamp(min=1.0)
+        return mean_B.to(values_BS)[:, None].expand_as(values_BS)
 
 
-def _others(values_N: Floats, weight_N: Floats, group_N: npt.NDArray[Any]) -> tuple[Floats, Floats]:
-    """Weighted sum and weight of the other members of each entry's group."""
-    weighted_N = values_N * weight_N
-    total_N = np.bincount(group_N, weights=weighted_N)[group_N] - weighted_N
-    others_N = np.bincount(group_N, weights=weight_N)[group_N] - weight_N
-    return total_N, others_N
-
-
-def _rows(baseline_N: Floats, rows_B: Tensor, values_BS: Tensor) -> Tensor:
-    rows = rows_B.cpu().numpy()
-    if rows.size and not (rows.min() >= 0 and rows.max() < len(baseline_N)):
-        raise ValueError(
-            f"a batch asks for the baseline of row {int(rows.max())}, but the last update saw "
-            f"{len(baseline_N)} trajectories: update the baseline after the store has grown"
-        )
-    baseline_B = torch.as_tensor(baseline_N[rows], dtype=values_BS.dtype, device=values_BS.device)
-    return baseline_B[:, None].expand_as(values_BS)
+def each_step(baseline_N: Floats, rows_B: Tensor, values_BS: Tensor) -> Tensor:
+    """A statistic of each trajectory as the baseline of all its steps."""
+    return pick(baseline_N, rows_B).to(values_BS)[:, None].expand_as(values_BS)

@@ -1,32 +1,17 @@
-"""Behaviour half: objectives that imitate, and so need no probability of the behaviour."""
+"""Behaviour half: presets that imitate, and so need no probability of the behaviour."""
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-import torch
-from torch import Tensor
-
-from retro_lightning.credit.diagnostics import effective_sample_size, masked_mean
-from retro_lightning.credit.losses import (
-    advantage_weighted_cloning,
-    advantage_weights,
-    filtered_cloning,
-    masked_total,
-)
-from retro_lightning.credit.objective import (
-    Objective,
-    check_cloning,
-    check_gamma,
-    check_not_negative,
-    returns_and_advantages,
-    value_term,
-)
-from retro_lightning.credit.terms import CreditInputs, LossTerms
+from retro_lightning.credit.compose import Estimator
+from retro_lightning.credit.objective import check_cloning
+from retro_lightning.credit.weightings import Exponential, Kept
 
 
-class FilteredCloning(Objective):
+class FilteredCloning(Estimator):
     """Imitates the trajectories that went well and ignores the others (filtered cloning, %BC).
+
+    Chen et al. 2021 (arXiv 2106.01345), %BC. No policy gradient: what is imitated is chosen, not
+    weighed, and it learns nothing from failures.
 
     Args:
         min_return: Least undiscounted return of a trajectory to be imitated, in the environment's
@@ -36,45 +21,20 @@ class FilteredCloning(Objective):
         gamma: Discount per step, in [0, 1], of the returns that the value head learns.
     """
 
-    name: ClassVar[str] = "filtered_cloning"
-    needs_fresh: ClassVar[bool] = False
+    name = "filtered_cloning"
 
     def __init__(
         self, min_return: float | None = None, value_coef: float = 0.5, gamma: float = 1.0
     ) -> None:
-        check_not_negative(self.name, value_coef=value_coef)
-        check_gamma(self.name, gamma)
-        self.min_return = min_return
-        self.value_coef = value_coef
-        self.gamma = gamma
-
-    def __call__(
-        self,
-        inputs: CreditInputs,
-        *,
-        normaliser: Tensor | float,
-        advantage_scale: Tensor | None = None,
-    ) -> LossTerms:
-        """See ``Objective``; ``advantage_scale`` is not read."""
-        returns_BS, _ = returns_and_advantages(inputs, self.gamma)
-        keep_B = inputs.success_B
-        if self.min_return is not None:
-            total_B = torch.where(inputs.steps_BS, inputs.rewards_BS, 0.0).sum(dim=1)
-            keep_B = total_B >= self.min_return
-        loss_BS = filtered_cloning(inputs.logprobs_BS, keep_B[:, None])
-        policy = masked_total(loss_BS, inputs.steps_BS, inputs.weight_B, normaliser)
-        value, value_metrics = value_term(inputs, returns_BS, normaliser)
-        metrics = {
-            "loss_policy": policy.detach(),
-            "entropy": masked_mean(inputs.entropies_BS.detach(), inputs.steps_BS),
-            "kept_share": keep_B.to(policy.dtype).mean(),
-            **value_metrics,
-        }
-        return LossTerms(loss=policy + self.value_coef * value, metrics=metrics, advantages_BS=None)
+        super().__init__(weighting=Kept(min_return), value_coef=value_coef, gamma=gamma)
 
 
-class AdvantageWeightedCloning(Objective):
+class AdvantageWeightedCloning(Estimator):
     """Imitates every trajectory, the better ones more: advantage-weighted regression.
+
+    Peng et al. 2019 (arXiv 1910.00177). Its fixed point is the behaviour tilted by
+    ``exp(A / temperature)``, with the behaviour's own advantages: past, present and future are left
+    as they were, on purpose.
 
     Args:
         temperature: Advantage, in units of return, that makes a step count e times as much. Lower
@@ -84,8 +44,7 @@ class AdvantageWeightedCloning(Objective):
         gamma: Discount per step, in [0, 1]. Lower = credit reaches less far back.
     """
 
-    name: ClassVar[str] = "advantage_weighted_cloning"
-    needs_fresh: ClassVar[bool] = False
+    name = "advantage_weighted_cloning"
 
     def __init__(
         self,
@@ -95,36 +54,26 @@ class AdvantageWeightedCloning(Objective):
         gamma: float = 1.0,
     ) -> None:
         check_cloning(self.name, temperature, max_weight)
-        check_not_negative(self.name, value_coef=value_coef)
-        check_gamma(self.name, gamma)
-        self.temperature = temperature
-        self.max_weight = max_weight
-        self.value_coef = value_coef
-        self.gamma = gamma
+        super().__init__(
+            weighting=Exponential(temperature, max_weight), value_coef=value_coef, gamma=gamma
+        )
 
-    def __call__(
-        self,
-        inputs: CreditInputs,
-        *,
-        normaliser: Tensor | float,
-        advantage_scale: Tensor | None = None,
-    ) -> LossTerms:
-        """See ``Objective``; ``advantage_scale`` is not read: the temperature is the scale."""
-        returns_BS, advantages_BS = returns_and_advantages(inputs, self.gamma)
-        loss_BS = advantage_weighted_cloning(
-            inputs.logprobs_BS, advantages_BS, self.temperature, self.max_weight
-        )
-        policy = masked_total(loss_BS, inputs.steps_BS, inputs.weight_B, normaliser)
-        value, value_metrics = value_term(inputs, returns_BS, normaliser)
-        weights_BS = advantage_weights(advantages_BS, self.temperature, self.max_weight)
-        count = inputs.steps_BS.sum().clamp(min=1)
-        metrics = {
-            "loss_policy": policy.detach(),
-            "entropy": masked_mean(inputs.entropies_BS.detach(), inputs.steps_BS),
-            "advantage_std": advantages_BS[inputs.steps_BS].std(correction=0),
-            "effective_sample_share": effective_sample_size(weights_BS, inputs.steps_BS) / count,
-            **value_metrics,
-        }
-        return LossTerms(
-            loss=policy + self.value_coef * value, metrics=metrics, advantages_BS=advantages_BS
-        )
+
+class ReturnConditioned(Estimator):
+    """Imitates every trajectory, whatever came of it, told beforehand what would.
+
+    Chen et al. 2021 (arXiv 2106.01345), decision transformer, with the asked return as text in the
+    prompt instead of a token of its own. The trajectories must say at every step what was received
+    from there on (``retro_lightning.environments.goal_return``); a policy that is asked for much
+    then does what led to much. No ratio, no advantage.
+
+    Args:
+        value_coef: Weight of the value head's squared error; 0 = the value head learns nothing.
+            With the goal in the prompt the value is that of meeting it.
+        gamma: Discount per step, in [0, 1], of the returns that the value head learns.
+    """
+
+    name = "return_conditioned"
+
+    def __init__(self, value_coef: float = 0.5, gamma: float = 1.0) -> None:
+        super().__init__(weighting=Kept(float("-inf")), value_coef=value_coef, gamma=gamma)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from retro_lightning.credit.terms import CreditInputs, LossTerms
+
 
 def explained_variance(values_BS: Tensor, targets_BS: Tensor, steps_BS: Tensor) -> Tensor:
     """``1 - Var(targets - values) / Var(targets)`` over the steps.
@@ -97,6 +99,148 @@ def gradient_shares(coefficients: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value / safe for name, value in coefficients.items()}
 
 
+def score_norms(logprobs_DC: Tensor, chosen_D: Tensor, mask_DC: Tensor) -> Tensor:
+    """``||onehot(chosen) - p||^2 = 1 - 2 p_chosen + sum p^2`` of each decision.
+
+    The squared length of the derivative of the log-probability of the child taken by the logits.
+
+    Args:
+        logprobs_DC: Log-probabilities of the children.
+        chosen_D: Index of the child taken.
+        mask_DC: True where there is a child.
+
+    Returns:
+        Squared length of each decision's score, in [0, 2].
+    """
+    p_DC = torch.where(mask_DC, logprobs_DC, -torch.inf).exp()
+    taken_D = p_DC.gather(1, chosen_D[:, None]).squeeze(1)
+    return 1.0 - 2.0 * taken_D + p_DC.square().sum(dim=1)
+
+
+def gradient_variance(credits_BS: Tensor, score_norms_BS: Tensor, steps_BS: Tensor) -> Tensor:
+    """Mean squared length of a trajectory's policy gradient by the logits of its own decisions.
+
+    ``sum_s credit_s * grad log pi_s`` has, by the logits, one block of coordinates per decision, so
+    its squared length is exactly ``sum_s credit_s^2 * ||score_s||^2``. Not in it: that logits share
+    parameters. With the advantages and with the returns as credits, the quotient says by how much
+    the baseline cuts the spread; the mean, equal in both, is not subtracted.
+
+    Args:
+        credits_BS: What each action is credited with: advantages, or returns.
+        score_norms_BS: ``score_norms`` added up over the decisions of each action.
+        steps_BS: Mask of steps.
+
+    Returns:
+        Scalar, in units of squared credit. Higher = noisier.
+    """
+    square_BS = torch.where(steps_BS, credits_BS.square() * score_norms_BS, 0.0)
+    return square_BS.sum() / steps_BS.any(dim=1).sum().clamp(min=1)
+
+
+def variance_cut_limit(returns_BS: Tensor, values_BS: Tensor, steps_BS: Tensor) -> Tensor:
+    """How far a baseline as good as ``values`` can cut the spread: ``E G^2 / E (G - V - bias)^2``.
+
+    For returns of 0 and 1 with success rate p and explained variance EV it is
+    ``1 / ((1 - p) * (1 - EV))``: ``E G^2 = p``, and what is left of the variance ``p (1 - p)`` is
+    its unexplained share. It holds where scores are equally long everywhere.
+
+    Args:
+        returns_BS: Return-to-go.
+        values_BS: The value head's estimates.
+        steps_BS: Mask of steps.
+
+    Returns:
+        Scalar, at least 1 where the values are of any use; higher = more to gain.
+    """
+    residual = (returns_BS - values_BS)[steps_BS].var(correction=0)
+    return returns_BS[steps_BS].square().mean() / residual
+
+
+def diagnose(
+    inputs: CreditInputs,
+    terms: LossTerms,
+    returns_BS: Tensor,
+    score_norms_BS: Tensor | None,
+    group_B: Tensor,
+    age_B: Tensor,
+) -> dict[str, Tensor]:
+    """What tells of the health of a gradient step, whatever its objective.
+
+    Args:
+        inputs: The batch.
+        terms: What the objective made of it.
+        returns_BS: Return-to-go, on the scale of the advantages.
+        score_norms_BS: See ``gradient_variance``; None = unknown.
+        group_B: Code of each trajectory's group.
+        age_B: Optimiser steps since each trajectory's policy; negative = no policy of ours.
+
+    Returns:
+        Detached scalars by name; only those that the batch has something to say of.
+    """
+    steps_BS, metrics = inputs.steps_BS, {}
+    ours_B = age_B >= 0
+    metrics["staleness_mean"] = masked_mean(age_B.float(), ours_B)
+    metrics["staleness_max"] = torch.where(ours_B, age_B, 0).max().float()
+    known_BS = steps_BS & torch.isfinite(inputs.behaviour_logprobs_BS) & inputs.supported_BS
+    difference_BS = inputs.logprobs_BS.detach() - inputs.behaviour_logprobs_BS
+    ratio_BS = torch.where(known_BS, difference_BS, 0.0).exp()
+    metrics["largest_ratio"] = torch.where(known_BS, ratio_BS, 0.0).max()
+    count = known_BS.sum().clamp(min=1)
+    metrics["ratio_sample_share"] = effective_sample_size(ratio_BS, known_BS) / count
+    advantages_BS = terms.advantages_BS
+    if advantages_BS is None:
+        return metrics
+    metrics["advantage_coverage"] = advantage_coverage(advantages_BS, steps_BS)
+    metrics["zero_advantage_groups"] = zero_advantage_groups(advantages_BS, steps_BS, group_B)
+    if score_norms_BS is not None:
+        ours = gradient_variance(advantages_BS, score_norms_BS, steps_BS)
+        bare = gradient_variance(returns_BS, score_norms_BS, steps_BS)
+        metrics["gradient_variance"] = ours
+        metrics["gradient_variance_without_baseline"] = bare
+        metrics["gradient_variance_cut"] = bare / ours.clamp(min=1e-12)
+    return metrics
+
+
+def advantage_coverage(advantages_BS: Tensor, steps_BS: Tensor) -> Tensor:
+    """Share of the steps that have a finite advantage; anything below 1 is an error."""
+    return masked_mean(torch.isfinite(advantages_BS).to(torch.float32), steps_BS)
+
+
+def unreached(terms: LossTerms, inputs: CreditInputs, gradient_BS: Tensor) -> Tensor:
+    """Steps whose advantage is not 0 and whose log-probability got no gradient from the loss.
+
+    Args:
+        terms: What the objective made of the batch.
+        inputs: The batch.
+        gradient_BS: Derivative of the loss by ``inputs.logprobs_BS``.
+
+    Returns:
+        Mask of steps, all False where the objective doesn't say which steps it leaves out.
+    """
+    if terms.advantages_BS is None or terms.excluded_BS is None:
+        return torch.zeros_like(inputs.steps_BS)
+    # A product of a tiny advantage and a tiny ratio may underflow, which is no error.
+    told_BS = (terms.advantages_BS.abs() > 1e-6) & ~terms.excluded_BS
+    weighed_BS = (inputs.weight_B > 0)[:, None] & inputs.steps_BS
+    return told_BS & weighed_BS & (gradient_BS == 0)
+
+
+def zero_advantage_groups(advantages_BS: Tensor, steps_BS: Tensor, group_B: Tensor) -> Tensor:
+    """Share of a batch's groups in which every advantage is 0: they teach nothing.
+
+    Args:
+        advantages_BS: Advantages.
+        steps_BS: Mask of steps.
+        group_B: Code of each trajectory's group.
+    """
+    dead_B = (torch.where(steps_BS, advantages_BS, 0.0).abs() <= 1e-8).all(dim=1)
+    names_G, code_B = torch.unique(group_B, return_inverse=True)
+    alive_G = torch.zeros(len(names_G), device=code_B.device).index_add(
+        0, code_B, (~dead_B).float()
+    )
+    return (alive_G == 0).float().mean()
+
+
 def advantage_warning(
     advantages_BS: Tensor | None, steps_BS: Tensor, *, curriculum: str, baseline: str
 ) -> str | None:
@@ -121,7 +265,7 @@ def advantage_warning(
         )
     spread = float(kept.max() - kept.min())
     # Room for rounding in float32, in which the advantages were computed.
-    if spread > 1e-6 * max(1.0, float(kept.abs().max())):
+    if not spread <= 1e-6 * max(1.0, float(kept.abs().max())):
         return None
     return (
         f"all {kept.numel()} advantages of the batch are equal ({float(kept[0]):.4g}), so it can't "

@@ -1,14 +1,16 @@
-"""Behaviour half: objectives, each composed of the losses of ``losses.py`` and named in YAML."""
+"""Behaviour half: all objectives by name, and the one that mixes sources of trajectories."""
 
 from __future__ import annotations
-
-import math
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from retro_lightning.credit.cloning import AdvantageWeightedCloning, FilteredCloning
+from retro_lightning.credit.cloning import (
+    AdvantageWeightedCloning,
+    FilteredCloning,
+    ReturnConditioned,
+)
+from retro_lightning.credit.compose import Estimator
 from retro_lightning.credit.diagnostics import (
     approximate_kl,
     clip_fraction,
@@ -35,16 +37,33 @@ from retro_lightning.credit.objective import (
     returns_and_advantages,
     value_term,
 )
-from retro_lightning.credit.returns import advantage_moments, advantage_std
+from retro_lightning.credit.presets import (
+    GRPO,
+    PPO,
+    REINFORCE,
+    RLOO,
+    PerDecisionImportanceSampling,
+    VTraceActorCritic,
+)
+from retro_lightning.credit.scales import advantage_moments, advantage_std
 from retro_lightning.credit.terms import CreditInputs, LossTerms
+from retro_lightning.credit.weightings import check_cap
 
 __all__ = [
+    "GRPO",
+    "PPO",
+    "REINFORCE",
+    "RLOO",
     "AdvantageWeightedCloning",
     "CreditInputs",
+    "Estimator",
     "FilteredCloning",
     "LossTerms",
     "Objective",
+    "PerDecisionImportanceSampling",
     "PolicyGradient",
+    "ReturnConditioned",
+    "VTraceActorCritic",
     "check_pair",
     "sources",
 ]
@@ -77,8 +96,8 @@ class PolicyGradient(Objective):
             deviation over the gradient step. Cloning uses them as they are.
     """
 
-    name: ClassVar[str] = "policy_gradient"
-    needs_fresh: ClassVar[bool] = True
+    name = "policy_gradient"
+    needs_fresh = True
 
     def __init__(
         self,
@@ -97,11 +116,7 @@ class PolicyGradient(Objective):
         check_not_negative(self.name, entropy_coef=entropy_coef)
         check_cloning(self.name, cloning_temperature, cloning_max_weight, prefix="cloning_")
         check_gamma(self.name, gamma)
-        if not 1.0 <= importance_cap < math.inf:
-            raise ValueError(
-                f"{self.name}: importance_cap is {importance_cap}; give a finite number of at "
-                "least 1, or else steps of the present policy itself would be weighted down"
-            )
+        check_cap(self.name, importance_cap=importance_cap)
         self.clip = clip
         self.importance_cap = importance_cap
         self.cloning_coef = cloning_coef

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from retro_lightning.credit.baselines import Baseline
 from retro_lightning.credit.diagnostics import explained_variance
+from retro_lightning.credit.group_baselines import AnchorStates
 from retro_lightning.credit.losses import masked_total, value_loss
 from retro_lightning.credit.returns import returns_to_go
 from retro_lightning.credit.terms import CreditInputs, LossTerms
+
+LossNormalisation = Literal["step", "episode", "constant", "token"]
+ValueTarget = Literal["behaviour", "current"]
 
 
 class Objective(ABC):
@@ -23,14 +27,37 @@ class Objective(ABC):
         name: Short name for logs.
         needs_fresh: Whether it learns from trajectories of the present policy, so that rollouts
             are worth collecting while it is in force.
+        needs_proximal: Whether it reads ``proximal_logprobs_BS``.
+        needs_tokens: Whether it reads the log-probabilities of single token choices.
+        needs_reference: Whether it reads what the reference policy says.
+        baselines: Baselines that it goes with; empty = any.
+        normalise_advantages: Whether it divides advantages by their standard deviation over the
+            gradient step, so that the step can't be taken in parts.
+        loss_normalisation: What the sum of the steps' losses is divided by.
+        value_target: Whose value the value head learns: the behaviour's or the present policy's.
         value_coef: Weight of the value loss; 0 = the value head learns nothing.
         gamma: Discount per step.
     """
 
-    name: ClassVar[str]
-    needs_fresh: ClassVar[bool]
+    name: str = ""
+    needs_fresh: bool
+    needs_proximal: bool = False
+    needs_tokens: bool = False
+    needs_reference: bool = False
+    baselines: ClassVar[tuple[type[Baseline], ...]] = ()
+    normalise_advantages: bool = False
+    loss_normalisation: LossNormalisation = "step"
+    value_target: ValueTarget = "behaviour"
     value_coef: float
     gamma: float
+
+    def advantages(self, inputs: CreditInputs) -> Tensor:
+        """Advantages before they are divided by anything that the whole gradient step decides."""
+        return returns_and_advantages(inputs, self.gamma)[1]
+
+    def count(self, inputs: CreditInputs) -> Tensor:
+        """What a part adds to the normaliser of its gradient step: its steps."""
+        return inputs.steps_BS.sum().float()
 
     @abstractmethod
     def __call__(
@@ -44,7 +71,7 @@ class Objective(ABC):
 
         Args:
             inputs: The trajectories of the part.
-            normaliser: Number of steps in the whole gradient step, over parts and processes.
+            normaliser: ``count`` of the whole gradient step, over parts and processes.
             advantage_scale: ``advantage_std`` of the whole gradient step, read where advantages
                 are normalised; None = ``inputs`` are the whole gradient step.
         """
@@ -54,8 +81,20 @@ def check_pair(objective: Objective, baseline: Baseline) -> None:
     """Refuse an objective and a baseline that contradict each other.
 
     Raises:
-        ValueError: If the baseline is the value head's estimate and the objective never trains it.
+        ValueError: If the baseline is the value head's estimate and the objective never trains it,
+            if the objective goes with other baselines, or if their discounts differ.
     """
+    if objective.baselines and not isinstance(baseline, objective.baselines):
+        wanted = " or ".join(kind.__name__ for kind in objective.baselines)
+        raise ValueError(
+            f"{objective.name} goes with the baseline {wanted}, not {type(baseline).__name__}: set "
+            f"model.baseline, or compose an Estimator of the same parts for another one"
+        )
+    if isinstance(baseline, AnchorStates) and baseline.gamma != objective.gamma:
+        raise ValueError(
+            f"the baseline AnchorStates discounts by gamma {baseline.gamma} and {objective.name} "
+            f"by {objective.gamma}: give both the same"
+        )
     if baseline.needs_value_head and objective.value_coef == 0:
         raise ValueError(
             f"the baseline {type(baseline).__name__} is the value head's estimate, but "
@@ -76,8 +115,15 @@ def returns_and_advantages(inputs: CreditInputs, gamma: float) -> tuple[Tensor, 
     """
     after_B = torch.where(inputs.bootstrap_B, inputs.final_values_B, 0.0).detach()
     returns_BS = returns_to_go(inputs.rewards_BS, inputs.steps_BS, gamma, after_B).detach()
+    return returns_BS, excess(returns_BS, inputs)
+
+
+def excess(returns_BS: Tensor, inputs: CreditInputs) -> Tensor:
+    """Returns less the baseline, over the trajectory's scale; 0 at padding."""
     excess_BS = returns_BS - inputs.baseline_BS.detach()
-    return returns_BS, torch.where(inputs.steps_BS, excess_BS, 0.0)
+    if inputs.scale_B is not None:
+        excess_BS = excess_BS / inputs.scale_B[:, None]
+    return torch.where(inputs.steps_BS, excess_BS, 0.0)
 
 
 def value_term(

@@ -10,9 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-ADVANTAGE_STD_FLOOR = 0.05
-"""Least standard deviation that advantages are divided by, in units of return."""
-
 
 def returns_to_go(
     rewards_BS: Tensor,
@@ -92,40 +89,171 @@ def gae(
     return torch.where(steps_BS, torch.stack(reversed_[::-1], dim=1), 0.0)
 
 
-def advantage_moments(advantages_BS: Tensor, steps_BS: Tensor) -> Tensor:
-    """Count, sum and sum of squares of the advantages of one part of a gradient step.
+def lambda_returns(
+    rewards_BS: Tensor,
+    values_BS: Tensor,
+    steps_BS: Tensor,
+    gamma: float,
+    lam: float,
+    bootstrap_value_B: Tensor | None = None,
+) -> Tensor:
+    """TD(lambda) returns: ``G_s = r_s + gamma * ((1 - lam) * V_{s+1} + lam * G_{s+1})``.
 
-    Moments of parts (or of processes) add up to those of the whole, so that the standard deviation
-    does not depend on how the step was split.
+    Sutton & Barto (2nd ed.), eq. 12.2 in recursive form. ``lambda_returns - values`` is ``gae``;
+    ``lam = 1`` gives ``returns_to_go``, ``lam = 0`` the one-step target.
 
     Args:
-        advantages_BS: Advantages.
+        rewards_BS: Reward received for each step's action.
+        values_BS: Value of the state before each step's action.
         steps_BS: Mask of steps.
+        gamma: Discount per step, in [0, 1].
+        lam: Weight of later steps, in [0, 1]. Lower = less variance, more bias from the values.
+        bootstrap_value_B: Value after the last step; 0 where the episode really ended. None = 0.
 
     Returns:
-        Tensor of shape [3].
+        ``returns_BS``, 0 at padding.
+
+    Raises:
+        ValueError: If gamma or lam lies outside [0, 1].
     """
-    mask = steps_BS.to(advantages_BS.dtype)
-    kept = torch.where(steps_BS, advantages_BS, 0.0).detach()
-    return torch.stack([mask.sum(), kept.sum(), kept.square().sum()])
+    excess_BS = gae(rewards_BS, values_BS, steps_BS, gamma, lam, bootstrap_value_B)
+    return torch.where(steps_BS, values_BS + excess_BS, 0.0)
 
 
-def advantage_std(moments: Tensor) -> Tensor:
-    """Standard deviation from added-up ``advantage_moments``, not below ``ADVANTAGE_STD_FLOOR``.
+def n_step_returns(
+    rewards_BS: Tensor,
+    values_BS: Tensor,
+    steps_BS: Tensor,
+    gamma: float,
+    n: int,
+    bootstrap_value_B: Tensor | None = None,
+) -> Tensor:
+    """``G_s = r_s + ... + gamma^(n-1) r_{s+n-1} + gamma^n V_{s+n}``.
 
-    Only the scale is taken from the batch. Its mean is not subtracted: that would be a baseline
-    that comes from the curriculum's sample and contains the trajectory it is applied to.
+    Sutton & Barto (2nd ed.), eq. 7.1. Where fewer than ``n`` steps are left, the episode's end (or
+    its bootstrap value) takes the place of ``V_{s+n}``.
 
     Args:
-        moments: Tensor of shape [3].
+        rewards_BS: Reward received for each step's action.
+        values_BS: Value of the state before each step's action.
+        steps_BS: Mask of steps.
+        gamma: Discount per step, in [0, 1].
+        n: Rewards that are read before the value takes over, at least 1. Lower = less variance,
+            more bias from the values.
+        bootstrap_value_B: Value after the last step; 0 where the episode really ended. None = 0.
 
     Returns:
-        Scalar tensor, in units of return.
+        ``returns_BS``, 0 at padding.
+
+    Raises:
+        ValueError: If gamma lies outside [0, 1] or n is below 1.
     """
-    count = moments[0].clamp(min=1.0)
-    mean = moments[1] / count
-    variance = (moments[2] / count - mean.square()).clamp(min=0.0)
-    return variance.sqrt().clamp(min=ADVANTAGE_STD_FLOOR)
+    _check_share("gamma", gamma)
+    if n < 1:
+        raise ValueError(f"n is {n}; give a number of steps of at least 1")
+    after_B = _or_zeros(bootstrap_value_B, rewards_BS)
+    # What stands behind the last step is the value of the state after it, however far one looks.
+    target_BS = torch.where(steps_BS, values_BS, after_B[:, None])
+    for _ in range(min(n, rewards_BS.shape[1])):
+        following_BS = torch.cat([target_BS[:, 1:], after_B[:, None]], dim=1)
+        target_BS = torch.where(steps_BS, rewards_BS + gamma * following_BS, after_B[:, None])
+    return torch.where(steps_BS, target_BS, 0.0)
+
+
+def vtrace(
+    rewards_BS: Tensor,
+    values_BS: Tensor,
+    log_ratio_BS: Tensor,
+    steps_BS: Tensor,
+    gamma: float,
+    *,
+    rho_cap: float = 1.0,
+    c_cap: float = 1.0,
+    bootstrap_value_B: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """V-trace targets ``v`` and one-step returns on them ``r_s + gamma * v_{s+1}``.
+
+    Espeholt et al. 2018 (arXiv 1802.01561), eq. 1, in recursive form (their remark 1):
+    ``v_s - V_s = delta_s + gamma * c_s * (v_{s+1} - V_{s+1})`` with
+    ``delta_s = rho_s * (r_s + gamma * V_{s+1} - V_s)``, ``rho_s = min(rho_cap, pi/mu)`` and
+    ``c_s = min(c_cap, pi/mu)``. ``v`` estimates the value of a policy between the behaviour and
+    the present one, and of the present one where ``rho_cap`` does not bind. The policy gradient's
+    advantage is the second result less a baseline; its weight ``rho_s`` is left to the weighting.
+
+    Args:
+        rewards_BS: Reward received for each step's action.
+        values_BS: Value of the state before each step's action.
+        log_ratio_BS: ``log pi - log mu`` of the actions taken, detached.
+        steps_BS: Mask of steps.
+        gamma: Discount per step, in [0, 1].
+        rho_cap: Largest weight of a one-step error: it decides what is estimated. Lower = closer
+            to the behaviour's value.
+        c_cap: Largest factor by which later errors are carried back: it decides how fast. Lower =
+            less variance.
+        bootstrap_value_B: Value after the last step; 0 where the episode really ended. None = 0.
+
+    Returns:
+        ``targets_BS`` and ``returns_BS``, 0 at padding.
+
+    Raises:
+        ValueError: If gamma lies outside [0, 1].
+    """
+    _check_share("gamma", gamma)
+    ratio_BS = torch.where(steps_BS, log_ratio_BS, 0.0).exp()
+    rho_BS, c_BS = ratio_BS.clamp(max=rho_cap), ratio_BS.clamp(max=c_cap)
+    next_value_B = _or_zeros(bootstrap_value_B, rewards_BS)
+    excess_B = torch.zeros_like(next_value_B)
+    targets, returns = [], []
+    for s in range(rewards_BS.shape[1] - 1, -1, -1):
+        here_B = steps_BS[:, s]
+        returns_B = rewards_BS[:, s] + gamma * (next_value_B + excess_B)
+        delta_B = rho_BS[:, s] * (rewards_BS[:, s] + gamma * next_value_B - values_BS[:, s])
+        excess_B = torch.where(here_B, delta_B + gamma * c_BS[:, s] * excess_B, excess_B)
+        next_value_B = torch.where(here_B, values_BS[:, s], next_value_B)
+        targets.append(torch.where(here_B, next_value_B + excess_B, 0.0))
+        returns.append(torch.where(here_B, returns_B, 0.0))
+    if not targets:
+        return torch.zeros_like(rewards_BS), torch.zeros_like(rewards_BS)
+    return torch.stack(targets[::-1], dim=1), torch.stack(returns[::-1], dim=1)
+
+
+def per_decision_returns(
+    rewards_BS: Tensor,
+    log_ratio_BS: Tensor,
+    steps_BS: Tensor,
+    gamma: float,
+    bootstrap_value_B: Tensor | None = None,
+) -> Tensor:
+    """Per-decision importance-weighted returns: ``G_s = r_s + gamma * ratio_{s+1} * G_{s+1}``.
+
+    Precup, Sutton & Singh 2000, eq. 4, untruncated: each reward is weighted by the ratios of the
+    actions after ``s`` that led to it. Its expectation is the present policy's value of the action
+    at ``s``; its variance grows with the product of the ratios.
+
+    Args:
+        rewards_BS: Reward received for each step's action.
+        log_ratio_BS: ``log pi - log mu`` of the actions taken, detached.
+        steps_BS: Mask of steps.
+        gamma: Discount per step, in [0, 1].
+        bootstrap_value_B: Value after the last step; 0 where the episode really ended. None = 0.
+
+    Returns:
+        ``returns_BS``, 0 at padding.
+
+    Raises:
+        ValueError: If gamma lies outside [0, 1].
+    """
+    _check_share("gamma", gamma)
+    ratio_BS = torch.where(steps_BS, log_ratio_BS, 0.0).exp()
+    carry_B = _or_zeros(bootstrap_value_B, rewards_BS)
+    reversed_ = []
+    for s in range(rewards_BS.shape[1] - 1, -1, -1):
+        return_B = torch.where(steps_BS[:, s], rewards_BS[:, s] + gamma * carry_B, 0.0)
+        reversed_.append(return_B)
+        carry_B = torch.where(steps_BS[:, s], ratio_BS[:, s] * return_B, carry_B)
+    if not reversed_:
+        return torch.zeros_like(rewards_BS)
+    return torch.stack(reversed_[::-1], dim=1)
 
 
 def _or_zeros(value_B: Tensor | None, like_BS: Tensor) -> Tensor:

@@ -30,6 +30,17 @@ class CreditInputs:
         value_weight_B: Weight in the value loss; (N p)^-1 of the sampling probability p makes
             the value head learn the whole store's mean return instead of the curriculum's choice.
             None = 1 for all.
+        scale_B: What the advantages of each trajectory are divided by; None = 1 for all.
+        proximal_logprobs_BS: Log-probability of each action under the policy at the epoch's start,
+            without gradient; read by the clipped surrogate of ``Estimator``.
+        reference_logprobs_BS: The same under the reference policy.
+        reference_kl_BS: KL(policy || reference) of each step, in nats, exact over the children of
+            the visited decisions, with gradient.
+        decisions_BS: Token choices that made each action; a forced token is none.
+        token_row_D: Trajectory of each token choice; letters as in ``retro_lightning.trajectory``.
+        token_step_D: Its step.
+        token_logprobs_D: Its log-probability under the policy being trained, with gradient.
+        token_proximal_logprobs_D: The same under the policy at the epoch's start, without gradient.
     """
 
     logprobs_BS: Tensor
@@ -46,6 +57,15 @@ class CreditInputs:
     success_B: Tensor
     weight_B: Tensor
     value_weight_B: Tensor | None = None
+    scale_B: Tensor | None = None
+    proximal_logprobs_BS: Tensor | None = None
+    reference_logprobs_BS: Tensor | None = None
+    reference_kl_BS: Tensor | None = None
+    decisions_BS: Tensor | None = None
+    token_row_D: Tensor | None = None
+    token_step_D: Tensor | None = None
+    token_logprobs_D: Tensor | None = None
+    token_proximal_logprobs_D: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Refuse tensors whose shapes do not fit together.
@@ -55,7 +75,7 @@ class CreditInputs:
         """
         shape_BS = self.logprobs_BS.shape
         for name, value in vars(self).items():
-            if not isinstance(value, Tensor):
+            if not isinstance(value, Tensor) or name.endswith("_D"):
                 continue
             expected = shape_BS if name.endswith("_BS") else shape_BS[:1]
             if value.shape != expected:
@@ -74,8 +94,11 @@ class LossTerms:
         metrics: Detached scalars by name.
         advantages_BS: The advantages that the loss was made of, without gradient and 0 at padding;
             None for an objective that uses none.
+        excluded_BS: Steps whose advantage moves nothing on purpose (clipped, left out); all others
+            must have a gradient. None = not said.
     """
 
     loss: Tensor
     metrics: dict[str, Tensor]
     advantages_BS: Tensor | None
+    excluded_BS: Tensor | None = None

@@ -17,6 +17,8 @@ An environment is a ``gymnasium.Env`` with text in and text out:
   environments of the class at once what ``reset`` and ``step`` do for one: the collector then makes
   one call per turn for all of them. In the place of one environment's result may stand an
   exception, which faults that episode alone.
+* ``peek(seed=…)``, optional, returns what ``reset`` would, as far as it tells instruction and
+  initial state, without beginning an episode: for environments whose reset is costly.
 * ``TEXT_VERSION``, optional class attribute: raise it when the words change, so that cached
   histories and task lists are made anew.
 
@@ -94,11 +96,12 @@ def iterate_tasks(family: str, make: EnvironmentFactory, split: Split) -> Iterat
         Tasks, until 3,000 seeds in a row have brought none that is new.
     """
     env = make()
+    look: Callable[..., Any] = getattr(env, "peek", env.reset)
     seen: set[str] = set()
     seed, last_new = 0, 0
     try:
         while seed - last_new <= _MAX_FRUITLESS_SEEDS:
-            observation, info = env.reset(seed=seed)
+            observation, info = look(seed=seed)
             hash_ = state_hash(observation, info)
             if split_of(hash_) == split and hash_ not in seen:
                 seen.add(hash_)

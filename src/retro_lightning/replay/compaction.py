@@ -9,6 +9,7 @@ name them. One compaction works on a store at a time; appending goes on meanwhil
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ from retro_lightning.trajectory import SCHEMA_VERSION
 
 _SMALL_ROWS, _SMALL_BYTES = 2048, 16 * 2**20
 _LARGE_ROWS, _LARGE_BYTES = 8192, 64 * 2**20
+_ABANDONED = 3600.0
+"""Seconds after which a file without a record is no writer's any more."""
 _MANY = 64
 """Small shards in a row after which ``append`` merges them."""
 
@@ -77,6 +80,7 @@ def compact(folder: Path, *, purge: bool) -> Compaction:
             sync(folder)
             for record in old:
                 (folder / f"{record.name}{DATA}").unlink(missing_ok=True)
+            _sweep(folder)
         left = [] if purge else old
         return Compaction(
             before=len(before),
@@ -85,6 +89,15 @@ def compact(folder: Path, *, purge: bool) -> Compaction:
             replaced_bytes=sum(record.size for record in left),
             purged=len(old) - len(left),
         )
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what killed writers left behind: files without a record that nobody works on."""
+    names = set(published(folder))
+    latest = time.time() - _ABANDONED
+    for path in [*folder.glob(f"*{DATA}"), *folder.glob(".*.tmp")]:
+        if path.stem not in names and path.stat().st_mtime < latest:
+            path.unlink(missing_ok=True)
 
 
 def after_append(folder: Path) -> None:

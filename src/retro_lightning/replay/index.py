@@ -91,28 +91,29 @@ class StoreIndex:
     @classmethod
     def concat(cls, indices: Sequence[StoreIndex]) -> StoreIndex:
         """One index over several stores, in their order."""
-        names = (*_TEXTS.values(), *_NUMBERS)
-        return cls._joined(
-            [
-                {name: getattr(index, name) for name in names}
-                | {plural: getattr(index, plural) for plural in _TEXTS}
-                for index in indices
-            ]
-        )
+        return cls._joined([index._parts() for index in indices])
+
+    def _parts(self) -> dict[str, Any]:
+        columns = {name: getattr(self, name) for name in _NUMBERS}
+        for plural, name in _TEXTS.items():
+            codes, names = pa.array(getattr(self, name), pa.int32()), getattr(self, plural)
+            columns[name] = pa.DictionaryArray.from_arrays(codes, pa.array(names, pa.string()))
+        return columns
 
     @classmethod
     def _joined(cls, parts: Sequence[dict[str, Any]]) -> StoreIndex:
+        """Number columns after one another; text columns as codes of one list of names."""
         columns: dict[str, Any] = {
             name: np.concatenate([np.zeros(0, dtype), *(part[name] for part in parts)])
             for name, dtype in _NUMBERS.items()
         }
         for plural, name in _TEXTS.items():
-            codes: dict[str, int] = {}
-            recoded = [np.zeros(0, np.int64)]
-            for part in parts:
-                own = [codes.setdefault(text, len(codes)) for text in part[plural]]
-                recoded.append(np.array(own, dtype=np.int64)[part[name]])
-            columns |= {name: np.concatenate(recoded), plural: tuple(codes)}
+            chunks = [part[name] for part in parts]
+            texts = pa.chunked_array(chunks, pa.dictionary(pa.int32(), pa.string()))
+            chunks = texts.unify_dictionaries().chunks
+            codes = [np.zeros(0, np.int64), *(chunk.indices.to_numpy() for chunk in chunks)]
+            columns[name] = np.concatenate(codes).astype(np.int64, copy=False)
+            columns[plural] = tuple(chunks[0].dictionary.to_pylist()) if chunks else ()
         return cls(**columns)
 
     @property
@@ -139,7 +140,7 @@ class StoreIndex:
 
 
 def _part(table: pa.Table) -> dict[str, Any]:
-    """The columns of one table, and the names that its codes stand for."""
+    """The columns of one table; text columns as Arrow dictionaries."""
     truncation = table["truncation"]
     part = {
         "returns": _numbers(table["total_return"], np.float64),
@@ -151,13 +152,9 @@ def _part(table: pa.Table) -> dict[str, Any]:
         "faulted": _numbers(pc.equal(truncation, "fault").fill_null(False), np.bool_),
         "is_train": _numbers(pc.equal(table["split"], "train").fill_null(False), np.bool_),
     }
-    for plural, name in _TEXTS.items():
+    for name in _TEXTS.values():
         column = "behaviour_id" if name == "behaviour" else name
-        encoded = table[column].combine_chunks().dictionary_encode()
-        if isinstance(encoded, pa.ChunkedArray):
-            encoded = encoded.combine_chunks()
-        part[name] = _numbers(encoded.indices, np.int64)
-        part[plural] = tuple(map(str, encoded.dictionary.to_pylist()))
+        part[name] = table[column].combine_chunks().dictionary_encode()
     return part
 
 

@@ -157,10 +157,9 @@ def publish(
         _write(folder / f"{name}{RECORD}", json.dumps(record).encode())
     except OSError as error:
         raise OSError(
-            error.errno,
             f"replay store {folder} cannot be written ({error.strerror}), and these {rows} "
-            "trajectories are not in it: free space, or give a folder that you may write to",
-        ) from error
+            "trajectories are not in it: free space, or give a folder that you may write to"
+        ) from None
     return name
 
 

@@ -138,6 +138,11 @@ class ReplayStore:
         """Names of the shards that are read, in order: a generation of the store."""
         return tuple(record.name for record in self._records)
 
+    @property
+    def files(self) -> list[Path]:
+        """The shards that are read, for other Arrow readers: not all that the folder may hold."""
+        return [self.path / f"{record.name}{DATA}" for record in self._records]
+
     def restore(self, snapshot: Iterable[str]) -> None:
         """Return to a generation: newer shards are moved to ``set_aside/``, never read again.
 

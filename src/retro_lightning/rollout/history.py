@@ -8,7 +8,7 @@ import json
 import shutil
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -159,31 +159,15 @@ class ScriptedHistory(History):
                 f"data.environments; there are {', '.join(environments)}"
             )
         definition = {
-            "schema": SCHEMA_VERSION,
             "seed": seed,
             "environments": describe(dict(environments)),
             "history": describe(self),
         }
-        text = json.dumps(definition, sort_keys=True)
-        name = f"history-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
-        path = cache_dir / name
-        if (path / _MANIFEST).exists():
-            return path
-        temporary = cache_dir / f".{name}-{uuid.uuid4().hex[:8]}"
-        try:
-            store = ReplayStore(temporary, create=True)
+
+        def write(store: ReplayStore, name: str) -> None:
             self._write(store, environments, name, seed)
-            store.refresh()
-            manifest = {**definition, "trajectories": len(store), "counts": _counts(store.index)}
-            (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-            try:
-                temporary.rename(path)
-            except OSError:  # another process was faster; theirs is the same
-                if not (path / _MANIFEST).exists():
-                    raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        return path
+
+        return written_once(cache_dir, definition, write)
 
     def _write(
         self,
@@ -259,6 +243,41 @@ class ScriptedHistory(History):
             for task in tasks[: round(share.share * len(tasks))]
             for attempt in range(share.attempts)
         ]
+
+
+def written_once(
+    cache_dir: Path, definition: Mapping[str, object], write: Callable[[ReplayStore, str], None]
+) -> Path:
+    """The folder of a store that is named by the hash of what defines it; written if it lacks.
+
+    The folder appears under its name only when it is complete.
+
+    Args:
+        cache_dir: Where such stores are kept between runs.
+        definition: All that the store's content follows from, as plain data.
+        write: Fills the store; is given its name too, which trajectories carry as their run.
+    """
+    definition = {"schema": SCHEMA_VERSION, **definition}
+    text = json.dumps(definition, sort_keys=True)
+    name = f"history-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
+    path = cache_dir / name
+    if (path / _MANIFEST).exists():
+        return path
+    temporary = cache_dir / f".{name}-{uuid.uuid4().hex[:8]}"
+    try:
+        store = ReplayStore(temporary, create=True)
+        write(store, name)
+        store.refresh()
+        manifest = {**definition, "trajectories": len(store), "counts": _counts(store.index)}
+        (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        try:
+            temporary.rename(path)
+        except OSError:  # another process was faster; theirs is the same
+            if not (path / _MANIFEST).exists():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return path
 
 
 def _counts(index: StoreIndex) -> list[dict[str, str | int]]:

@@ -21,9 +21,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 Series = tuple[Sequence[float], Sequence[float]]
 """Steps and values of one curve, of equal length."""
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D1F")
 _DASHES = ("-", "--", "-.", ":")
-_SKY, _INK, _PALE = "#56B4E9", "#222222", "#D8D8D8"
+SKY, INK, PALE = "#56B4E9", "#222222", "#D8D8D8"
 _DPI = 150
 
 
@@ -66,20 +66,20 @@ def learning_curve(
     Raises:
         ValueError: If a curve has fewer or more values than steps.
     """
-    figure, axes = _canvas(title, width=8.5, height=4.2)
+    figure, axes = canvas(title, width=8.5, height=4.2)
     others = [name for name in series if name != emphasised]
     for number, name in enumerate(others):
         _curve(
             axes,
             series[name],
             name,
-            color=_COLOURS[number % len(_COLOURS)],
-            linestyle=_DASHES[number // len(_COLOURS) % len(_DASHES)],
+            color=COLOURS[number % len(COLOURS)],
+            linestyle=_DASHES[number // len(COLOURS) % len(_DASHES)],
             linewidth=1.5,
             marker="o",
         )
     if emphasised is not None and emphasised in series:
-        _curve(axes, series[emphasised], emphasised, color=_INK, linewidth=2.6, marker="o")
+        _curve(axes, series[emphasised], emphasised, color=INK, linewidth=2.6, marker="o")
     axes.set_xlabel("optimiser steps")
     axes.set_ylabel(ylabel)
     axes.set_xlim(left=0)
@@ -88,7 +88,7 @@ def learning_curve(
     if share:
         axes.set_ylim(0.0, 1.02)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    _legend(axes, first=emphasised)
+    legend(axes, first=emphasised)
     return figure
 
 
@@ -105,7 +105,7 @@ def success_bars(rows: Sequence[SuccessRow], *, title: str, emphasised: str) -> 
     behaviours = [*others, emphasised]
     thickness = 0.8 / len(behaviours)
     height = 1.2 + 0.17 * len(families) * (len(behaviours) + 1.0)
-    figure, axes = _canvas(title, width=8.5, height=height)
+    figure, axes = canvas(title, width=8.5, height=height)
     for number, behaviour in enumerate(behaviours):
         shown = [row for row in rows if row.behaviour == behaviour]
         middle = np.array([families.index(row.family) for row in shown], dtype=np.float64)
@@ -118,10 +118,10 @@ def success_bars(rows: Sequence[SuccessRow], *, title: str, emphasised: str) -> 
             height=thickness * 0.92,
             xerr=np.clip(errors, 0.0, None),
             label=behaviour,
-            color=_SKY if behaviour == emphasised else (grey, grey, grey),
-            edgecolor=_INK,
+            color=SKY if behaviour == emphasised else (grey, grey, grey),
+            edgecolor=INK,
             linewidth=0.4,
-            error_kw={"ecolor": _INK, "elinewidth": 1.1, "capsize": 2.0},
+            error_kw={"ecolor": INK, "elinewidth": 1.1, "capsize": 2.0},
         )
     axes.set_yticks(range(len(families)), families)
     axes.set_ylim(len(families) - 0.5, -0.5)
@@ -129,7 +129,38 @@ def success_bars(rows: Sequence[SuccessRow], *, title: str, emphasised: str) -> 
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_xlabel("tasks solved; whiskers: 95 % Wilson interval, for one checkpoint")
     axes.grid(axis="y", visible=False)
-    _legend(axes, first=None)
+    legend(axes, first=None)
+    return figure
+
+
+def retry_curves(
+    curves: Mapping[str, Sequence[tuple[float, float, float]]], *, title: str, emphasised: str
+) -> Figure:
+    """Success after 0, 1, 2 … retries, one line with its band for each way of reflecting.
+
+    Args:
+        curves: Name of the line → success, lower and upper limit after each number of retries.
+        title: What the figure shows.
+        emphasised: The line that is drawn thick and dark.
+    """
+    figure, axes = _canvas(title, width=8.5, height=4.2)
+    for number, (name, points) in enumerate(curves.items()):
+        rates, lows, highs = (np.array(column) for column in zip(*points, strict=True))
+        steps = np.arange(len(rates), dtype=np.float64)
+        strong = name == emphasised
+        colour = _INK if strong else _COLOURS[number % len(_COLOURS)]
+        dash = "-" if strong else _DASHES[number % len(_DASHES)]
+        width = 2.6 if strong else 1.6
+        axes.fill_between(steps, lows, highs, color=colour, alpha=0.13, linewidth=0)
+        _curve(
+            axes, (steps, rates), name, color=colour, linestyle=dash, linewidth=width, marker="o"
+        )
+    axes.set_xlabel("retries; bands: 95 % Wilson interval, for one checkpoint")
+    axes.set_ylabel("tasks solved")
+    axes.set_ylim(0.0, 1.02)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    _legend(axes, first=emphasised)
     return figure
 
 
@@ -146,7 +177,7 @@ def curriculum_histogram(
     """
     quality = np.asarray(quality_N, dtype=np.float64)
     edges = np.histogram_bin_edges(quality, bins=20).tolist()
-    figure, axes = _canvas(title, width=8.5, height=3.6)
+    figure, axes = canvas(title, width=8.5, height=3.6)
     stored = np.full(len(quality), 1.0 / max(1, len(quality)))
     axes.hist(quality, edges, weights=stored, color="#C4C4C4", label="stored trajectories")
     axes.hist(
@@ -154,29 +185,29 @@ def curriculum_histogram(
         edges,
         weights=np.asarray(probability_N, dtype=np.float64),
         histtype="step",
-        color=_COLOURS[0],
+        color=COLOURS[0],
         linewidth=2.2,
         label="drawn for training",
     )
     axes.set_xlabel(xlabel)
     axes.set_ylabel("share of trajectories")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    _legend(axes, first=None)
+    legend(axes, first=None)
     return figure
 
 
 # ---------------------------------------------------------------------- shared by all figures
-def _canvas(title: str, *, width: float, height: float) -> tuple[Figure, Axes]:
+def canvas(title: str, *, width: float, height: float) -> tuple[Figure, Axes]:
     """An empty figure, in inches, that is laid out when it is drawn and saved without a display."""
     figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=_INK, pad=10)
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK, pad=10)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=10, colors=_INK)
+    axes.tick_params(labelsize=10, colors=INK)
     axes.xaxis.label.set_fontsize(10.5)
     axes.yaxis.label.set_fontsize(10.5)
-    axes.grid(color=_PALE, linewidth=0.8)
+    axes.grid(color=PALE, linewidth=0.8)
     axes.set_axisbelow(True)
     return figure, axes
 
@@ -190,7 +221,7 @@ def _curve(axes: Axes, series: Series, name: str, **style: Any) -> None:
     axes.plot(steps[finite], values[finite], label=name, markersize=3.5 if few else 0.0, **style)
 
 
-def _legend(axes: Axes, *, first: str | None) -> None:
+def legend(axes: Axes, *, first: str | None) -> None:
     """Beside the figure, so that it hides no data; the emphasised curve comes first."""
     handles, labels = axes.get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda i: labels[i] != first)
@@ -202,5 +233,5 @@ def _legend(axes: Axes, *, first: str | None) -> None:
             bbox_to_anchor=(1.01, 1.02),
             frameon=False,
             fontsize=10,
-            labelcolor=_INK,
+            labelcolor=INK,
         )

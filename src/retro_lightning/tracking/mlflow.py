@@ -21,6 +21,8 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from retro_lightning.tracking.provenance import StoreDescription, code_version, package_versions
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
@@ -33,6 +35,9 @@ for _name, _value in (
     ("MLFLOW_LOGGING_LEVEL", "WARNING"),
 ):
     os.environ.setdefault(_name, _value)
+
+PRUNED = "retro_lightning.pruned"
+"""Tag of a fit that a study stopped early."""
 
 _DEFAULT_URI = "sqlite:///mlflow.db"
 _RUN_FILE = "mlflow-run.json"
@@ -67,9 +72,7 @@ class MLflowRun(Logger):
     ) -> None:
         super().__init__()
         self._experiment_name = experiment_name
-        self._tracking_uri = absolute_uri(
-            tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or _DEFAULT_URI
-        )
+        self._tracking_uri = absolute_uri(tracking_uri) if tracking_uri else default_uri()
         self._run_id = run_id
         self._flush_seconds = flush_seconds
         self._run_name: str | None = None
@@ -78,6 +81,7 @@ class MLflowRun(Logger):
         self._waiting: list[Metric] = []
         self._flushed_at = time.monotonic()
         self._parameters: set[str] = set()
+        self._tags: dict[str, str] = {}
 
     def attach(self, directory: Path, *, name: str, remember: bool, resume: bool) -> None:
         """Tie the logger to a run's directory, before anything is logged.
@@ -96,7 +100,21 @@ class MLflowRun(Logger):
             if record["tracking_uri"] == self._tracking_uri:
                 self._run_id = record["run_id"]
 
+    def nest(self, experiment_name: str, tags: Mapping[str, str]) -> None:
+        """Make the run part of a study, before anything is logged.
+
+        Args:
+            experiment_name: Experiment of the study.
+            tags: Tags of the run, among them ``mlflow.parentRunId``.
+        """
+        self._experiment_name, self._tags = experiment_name, dict(tags)
+
     # ------------------------------------------------------------------ the MLflow run
+    @property
+    def tracking_uri(self) -> str:
+        """Database or server that is written to."""
+        return self._tracking_uri
+
     @property
     def name(self) -> str:
         """Name of the experiment."""
@@ -130,13 +148,7 @@ class MLflowRun(Logger):
                 self._parameters = set(run.data.params)
                 client.update_run(self._run_id, status=RunStatus.to_string(RunStatus.RUNNING))
         if self._run_id is None:
-            experiment = client.get_experiment_by_name(self._experiment_name)
-            experiment_id = (
-                experiment.experiment_id
-                if experiment is not None
-                else client.create_experiment(self._experiment_name)
-            )
-            self._run_id = client.create_run(experiment_id, run_name=self._run_name).info.run_id
+            self._run_id = create_run(client, self._experiment_name, self._run_name, self._tags)
         if self._run_file is not None:
             self._run_file.parent.mkdir(parents=True, exist_ok=True)
             record = {"run_id": self._run_id, "tracking_uri": self._tracking_uri}
@@ -194,8 +206,8 @@ class MLflowRun(Logger):
         self.log_hyperparams(yaml.safe_load(text))
 
     @rank_zero_only
-    def log_file(self, path: Path, folder: str) -> None:
-        """Log a file as the artifact ``<folder>/<name of the file>``."""
+    def log_file(self, path: Path, folder: str | None = None) -> None:
+        """Log a file as the artifact ``<folder>/<name of the file>``, or at the top."""
         self.client.log_artifact(self.version, str(path), folder)
 
     @rank_zero_only
@@ -204,6 +216,22 @@ class MLflowRun(Logger):
         if rows:
             columns = {key: [row[key] for row in rows] for key in rows[0]}
             self.client.log_table(self.version, columns, name)
+
+    @rank_zero_only
+    def log_dataset(self, store: StoreDescription) -> None:
+        """Log a replay store as a dataset input of the run: name, hash, size."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        size = {"trajectories": store.trajectories, "steps": store.steps}
+        dataset = Dataset(
+            name=store.name,
+            digest=store.digest,
+            source_type="local",
+            source=json.dumps({"uri": store.path}),
+            profile=json.dumps(size),
+        )
+        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
+        self.client.log_inputs(self.version, datasets=inputs)
 
     # ------------------------------------------------------------------ the end
     @rank_zero_only
@@ -216,6 +244,37 @@ class MLflowRun(Logger):
         if isinstance(sys.exception(), KeyboardInterrupt | SystemExit):
             ended = "KILLED"
         self.client.set_terminated(self.version, ended)
+
+
+def create_run(
+    client: MlflowClient, experiment: str, name: str | None, tags: Mapping[str, str]
+) -> str:
+    """Make a run, and its experiment if it is the first; returns the run's id.
+
+    The run carries the versions of code and packages it is made by.
+    """
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(experiment)
+    try:
+        experiment_id = found.experiment_id if found else client.create_experiment(experiment)
+    except MlflowException:  # another process was faster
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            raise
+        experiment_id = found.experiment_id
+    version, commit = code_version()
+    tags = {"retro_lightning.version": version, **tags}
+    if commit is not None:
+        tags["mlflow.source.git.commit"] = commit
+    run_id: str = client.create_run(experiment_id, run_name=name, tags=tags).info.run_id
+    client.log_dict(run_id, package_versions(), "packages.json")
+    return run_id
+
+
+def default_uri() -> str:
+    """Where runs are tracked unless a configuration says otherwise."""
+    return absolute_uri(os.environ.get("MLFLOW_TRACKING_URI") or _DEFAULT_URI)
 
 
 def absolute_uri(uri: str) -> str:

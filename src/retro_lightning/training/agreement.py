@@ -18,11 +18,20 @@ from retro_lightning.trajectory import Trajectory
 
 TOLERANCE = 1e-4
 """Largest difference of log-probabilities allowed in float32."""
+LOW_PRECISION_TOLERANCE = 0.05
+"""The same in bfloat16 and other low precisions.
+
+Measured on random models of two layers (Llama, GPT-2, Qwen2; 320 actions): 0.017 at most, 0.002 in
+the mean; in float32 2e-6. Cached and uncached passes add up in another order there.
+"""
 _CHECKED_TRAJECTORIES = 32
+_CHECKED_DISTRIBUTIONS = 4
 
 
 def check_agreement(policy: Policy, trajectories: Sequence[Trajectory]) -> float:
     """Compare recorded with recomputed log-probabilities, in evaluation mode.
+
+    Of four trajectories whose steps carry the whole distribution, all of it is compared.
 
     Args:
         policy: The policy that collected the trajectories, not updated since.
@@ -32,7 +41,7 @@ def check_agreement(policy: Policy, trajectories: Sequence[Trajectory]) -> float
         The largest absolute difference found.
 
     Raises:
-        RuntimeError: If a difference exceeds ``TOLERANCE``; the message names task and step.
+        ValueError: If a difference exceeds ``tolerance``; the message names task and step.
     """
     checked = [t for t in trajectories if t.steps and t.truncation != "fault"]
     checked = checked[:_CHECKED_TRAJECTORIES]
@@ -51,11 +60,39 @@ def check_agreement(policy: Policy, trajectories: Sequence[Trajectory]) -> float
         batch.steps_BS, (current_BS - batch.behaviour_logprobs_BS).abs(), 0.0
     ).nan_to_num(torch.inf)
     worst = float(difference_BS.max())
-    if not worst <= TOLERANCE:
+    if not worst <= tolerance(policy):
         row, step = divmod(int(difference_BS.argmax()), difference_BS.shape[1])
-        raise RuntimeError(
-            f"rollout and training disagree on task {checked[row].task.task_id}, step {step}: the "
-            f"log-probabilities differ by {worst:.2e}, more than {TOLERANCE:.0e}; check custom "
-            "models for dropout in evaluation mode, position ids and attention masks"
-        )
+        raise _disagreement(checked[row], step, worst, tolerance(policy))
+    return max(worst, _check_distributions(policy, checked))
+
+
+def tolerance(policy: Policy) -> float:
+    """Largest difference of log-probabilities that the policy's precision explains."""
+    precise = next(policy.lm.parameters()).dtype in (torch.float32, torch.float64)
+    return TOLERANCE if precise else LOW_PRECISION_TOLERANCE
+
+
+def _check_distributions(policy: Policy, trajectories: Sequence[Trajectory]) -> float:
+    """Compare whole distributions over valid actions, where they were recorded."""
+    told = [t for t in trajectories if all(step.log_probs is not None for step in t.steps)]
+    worst = 0.0
+    training = policy.training
+    policy.eval()
+    for trajectory in told[:_CHECKED_DISTRIBUTIONS]:
+        current = policy.action_log_probs(trajectory)
+        for number, (step, now_A) in enumerate(zip(trajectory.steps, current, strict=False)):
+            # Chances, for a difference of logarithms says nothing of what never happens.
+            difference = float(np.abs(np.exp(np.array(step.log_probs)) - np.exp(now_A)).max())
+            if not difference <= tolerance(policy):
+                raise _disagreement(trajectory, number, difference, tolerance(policy))
+            worst = max(worst, difference)
+    policy.train(training)
     return worst
+
+
+def _disagreement(trajectory: Trajectory, step: int, found: float, allowed: float) -> ValueError:
+    return ValueError(
+        f"rollout and training disagree on task {trajectory.task.task_id}, step {step}: the "
+        f"log-probabilities differ by {found:.2e}, more than {allowed:.0e}; check custom models "
+        "for dropout in evaluation mode, position ids and attention masks"
+    )

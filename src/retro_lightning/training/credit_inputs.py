@@ -10,16 +10,26 @@ import torch
 from torch import Tensor
 
 from retro_lightning.credit.baselines import Baseline
+from retro_lightning.credit.diagnostics import score_norms
 from retro_lightning.credit.estimators import CreditInputs
+from retro_lightning.credit.losses import exact_kl
+from retro_lightning.credit.scales import ReturnScale
 from retro_lightning.policy.batch import Batch, stack_steps
 from retro_lightning.policy.policy import Evaluation
+
+Evaluations = Sequence[Evaluation]
 
 
 def credit_inputs(
     parts: Sequence[Batch],
-    evaluations: Sequence[Evaluation],
+    evaluations: Evaluations,
     baseline: Baseline,
     fresh_N: npt.NDArray[np.bool_],
+    *,
+    return_scale: ReturnScale | None = None,
+    proximal: Evaluations | None = None,
+    reference: Evaluations | None = None,
+    tokens: bool = False,
 ) -> CreditInputs:
     """Join the parts of a gradient step, so that credit sees the whole step at once.
 
@@ -28,6 +38,13 @@ def credit_inputs(
         evaluations: What the policy says of each.
         baseline: Gives the baseline of each step.
         fresh_N: Which rows of the store are rollouts of the latest collection.
+        return_scale: Gives what the advantages of each trajectory are divided by; None = 1.
+        proximal: What the policy at the epoch's start says of each part; None = nobody asks.
+        reference: What the reference policy says of each part; None = nobody asks.
+        tokens: Give the log-probabilities of single token choices too.
+
+    Raises:
+        ValueError: If token choices are asked for that the distribution does not make.
     """
 
     def steps(name: str) -> Tensor:
@@ -55,4 +72,83 @@ def credit_inputs(
         success_B=rows("success_B"),
         weight_B=rows("weight_B"),
         value_weight_B=rows("value_weight_B"),
+        scale_B=None if return_scale is None else return_scale(rows_B),
+        decisions_BS=_over_steps(parts, [torch.ones_like(part.chosen_D) for part in parts]),
+        proximal_logprobs_BS=_logprobs(proximal),
+        reference_logprobs_BS=_logprobs(reference),
+        reference_kl_BS=_reference_kl(parts, evaluations, reference),
+        **(_tokens(parts, evaluations, proximal) if tokens else {}),
     )
+
+
+def score_norms_BS(parts: Sequence[Batch], evaluations: Evaluations) -> Tensor | None:
+    """Squared length of each action's score by the logits of its decisions; None = no decisions."""
+    norms = []
+    for part, evaluation in zip(parts, evaluations, strict=True):
+        children_DC = evaluation.child_logprobs_DC
+        if children_DC is None:
+            return None
+        norms.append(score_norms(children_DC.detach(), part.chosen_D, part.children_mask_DC))
+    return _over_steps(parts, norms)
+
+
+def _over_steps(parts: Sequence[Batch], values: Sequence[Tensor]) -> Tensor:
+    """Values of decisions, added up over those of each step and joined."""
+    sums = []
+    for part, value_D in zip(parts, values, strict=True):
+        count_B, longest_S = part.steps_BS.shape
+        step_D = part.decision_row_D * longest_S + part.decision_step_D
+        flat = torch.zeros(count_B * longest_S, dtype=value_D.dtype, device=value_D.device)
+        sums.append(flat.index_add(0, step_D, value_D).view(count_B, longest_S))
+    return stack_steps(sums)
+
+
+def _logprobs(evaluations: Evaluations | None) -> Tensor | None:
+    if evaluations is None:
+        return None
+    return stack_steps([evaluation.logprobs_BS for evaluation in evaluations])
+
+
+def _reference_kl(
+    parts: Sequence[Batch], evaluations: Evaluations, reference: Evaluations | None
+) -> Tensor | None:
+    """Exact KL of each step, where both make decisions."""
+    if reference is None:
+        return None
+    kls = []
+    for part, ours, theirs in zip(parts, evaluations, reference, strict=True):
+        if ours.child_logprobs_DC is None or theirs.child_logprobs_DC is None:
+            return None
+        kls.append(
+            exact_kl(ours.child_logprobs_DC, theirs.child_logprobs_DC, part.children_mask_DC)
+        )
+    return _over_steps(parts, kls)
+
+
+def _tokens(
+    parts: Sequence[Batch], evaluations: Evaluations, proximal: Evaluations | None
+) -> dict[str, Tensor]:
+    """Token choices of all parts, with their place in the joined step."""
+
+    def chosen(given: Evaluations) -> Tensor:
+        picked = []
+        for part, evaluation in zip(parts, given, strict=True):
+            if evaluation.child_logprobs_DC is None:
+                raise ValueError(
+                    "ratio_level token needs a distribution that makes one token choice after "
+                    "another: use the trie-constrained one, or ratio_level action"
+                )
+            picked.append(evaluation.child_logprobs_DC.gather(1, part.chosen_D[:, None]).squeeze(1))
+        return torch.cat(picked)
+
+    before = np.cumsum([0, *(len(part) for part in parts)])
+    given = {"token_logprobs_D": chosen(evaluations)}
+    if proximal is not None:
+        given["token_proximal_logprobs_D"] = chosen(proximal)
+    return {
+        **given,
+        "token_row_D": torch.cat(
+            [part.decision_row_D + int(start) for part, start in zip(parts, before, strict=False)]
+        ),
+        "token_step_D": torch.cat([part.decision_step_D for part in parts]),
+    }

@@ -161,7 +161,10 @@ class ReplayDataModule(L.LightningDataModule):
         if self._needs_history():
             length = min(self.context, policy.transcript.max_length)
             self.memory.transcript = Transcript(
-                policy.tokenizer, max_length=length, distribution=policy.distribution
+                policy.tokenizer,
+                max_length=length,
+                distribution=policy.distribution,
+                trained=policy.transcript.trained,
             )
 
     def begin_fit(self) -> None:
@@ -349,6 +352,7 @@ class ReplayDataModule(L.LightningDataModule):
         """Return to a checkpoint of a fit; rollouts newer than it are set aside, never read."""
         if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
+        self.memory.require_whole()
         self.memory.restore(state_dict["snapshot"])
         plan = state_dict["plan"]
         self._plan = None if plan is None else Plan.from_state(plan)

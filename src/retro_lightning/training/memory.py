@@ -57,6 +57,15 @@ class ReplayMemory:
         """The generation of the run's own store that is read."""
         return () if self._own is None else self._own.snapshot()
 
+    def require_whole(self) -> None:
+        """Refuse to go on from a checkpoint over a history of which a shard is damaged.
+
+        Raises:
+            ValueError: If one is; a fit that begins anew reads what is left.
+        """
+        for sentence in self._history.damaged.values():
+            raise ValueError(f"the checkpoint has learnt from more of the history: {sentence}")
+
     def restore(self, snapshot: Iterable[str]) -> None:
         """Return to a generation of the run's own store; what is newer is set aside, never read."""
         if self._own is not None:

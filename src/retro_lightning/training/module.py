@@ -9,24 +9,28 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from retro_lightning.credit.baselines import Baseline, NoBaseline
-from retro_lightning.credit.diagnostics import advantage_warning
-from retro_lightning.credit.estimators import CreditInputs, LossTerms, check_pair
-from retro_lightning.credit.objective import returns_and_advantages
-from retro_lightning.credit.returns import advantage_moments, advantage_std
+from retro_lightning.credit.estimators import CreditInputs, Objective, check_pair
+from retro_lightning.credit.scales import ReturnScale, advantage_moments, advantage_std
 from retro_lightning.evaluation import EvaluationCounts
 from retro_lightning.policy.actions import ActionDistribution
 from retro_lightning.policy.batch import Batch
 from retro_lightning.policy.conditioning import TaskConditioning
 from retro_lightning.policy.language_model import LanguageModelSource
 from retro_lightning.policy.policy import Policy
+from retro_lightning.policy.text import TextSampling
 from retro_lightning.policy.value_head import ValueHeadSettings
+from retro_lightning.policy.written import Trained
+from retro_lightning.training.accumulation import Accumulation, check_accumulation
 from retro_lightning.training.credit_inputs import credit_inputs
+from retro_lightning.training.invariants import StepGuard
+from retro_lightning.training.optimizers import learning_rate_share
+from retro_lightning.training.other_policies import Proximal, Reference
 from retro_lightning.training.phases import Phase, check_phases
+from retro_lightning.training.reporting import StepReport
 from retro_lightning.training.trials import count_over_processes, try_tasks
 from retro_lightning.trajectory import Task, Trajectory
 
@@ -42,11 +46,17 @@ class PolicyGradientModule(L.LightningModule):
         phases: Objectives in order; each gives way to the next at its ``until_step`` or
             ``until_success``.
         baseline: What is subtracted from returns to lower the variance of the gradient.
+        return_scale: What advantages are divided by, so that tasks weigh alike; null = nothing.
+        reference_policy: Policy directory that a KL is taken to, where an objective asks for one.
         value_head: Shape of the value head.
         conditioning: What tells the policy its task beside the transcript, in which the instruction
             always stands: a soft prompt; None = nothing. An ``initial_policy`` keeps its own.
         distribution: Distribution over valid actions; None = trie-constrained, or what an
             ``initial_policy`` was saved with.
+        text: How free text (actions that are not chosen from a list, thoughts) is sampled; None =
+            the defaults, or what an ``initial_policy`` was saved with.
+        trained: Which parts of a step are learnt from: ``all``, the ``action`` or the ``thought``;
+            None = all, or what an ``initial_policy`` was saved with.
         optimizer: Optimiser class with its arguments, learning rate included.
         warmup_steps: Optimiser steps over which the learning rate rises from 0 to its full value.
         decay_from: Share of all optimiser steps, in [0, 1], after which the learning rate falls
@@ -63,9 +73,13 @@ class PolicyGradientModule(L.LightningModule):
         language_model: LanguageModelSource,
         phases: list[Phase],
         baseline: Baseline | None = None,
+        return_scale: ReturnScale | None = None,
+        reference_policy: str | None = None,
         value_head: ValueHeadSettings | None = None,
         conditioning: TaskConditioning | None = None,
         distribution: ActionDistribution | None = None,
+        text: TextSampling | None = None,
+        trained: Trained | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         warmup_steps: int = 50,
         decay_from: float = 1.0,
@@ -83,9 +97,10 @@ class PolicyGradientModule(L.LightningModule):
             raise ValueError(f"model.decay_from is {decay_from}; give a share between 0 and 1")
         self.language_model = language_model
         self.phases = phases
-        self.baseline = baseline
+        self.baseline, self.return_scale = baseline, return_scale
         self.value_head = value_head if value_head is not None else ValueHeadSettings()
         self.conditioning, self.distribution = conditioning, distribution
+        self.text, self.trained = text, trained
         self.optimizer = optimizer
         self.warmup_steps = warmup_steps
         self.decay_from = decay_from
@@ -97,13 +112,19 @@ class PolicyGradientModule(L.LightningModule):
         self.evaluated: list[Trajectory] = []
         self.counts: EvaluationCounts | None = None
         self._phase = 0
-        self._warned = False
+        self._proximal, self._reference = Proximal(), Reference(reference_policy)
+        self._guard, self._report, self._accumulation = StepGuard(), StepReport(), Accumulation()
 
     # ------------------------------------------------------------------ building
     def configure_model(self) -> None:
         """Build the policy from the datamodule's tokenizer, or load ``initial_policy``."""
         if self.policy is None and self.initial_policy is not None:
-            self.policy = Policy.load(Path(self.initial_policy), distribution=self.distribution)
+            self.policy = Policy.load(
+                Path(self.initial_policy),
+                distribution=self.distribution,
+                text=self.text,
+                trained=self.trained,
+            )
         elif self.policy is None:
             self.policy = Policy.build(
                 self.language_model,
@@ -111,6 +132,8 @@ class PolicyGradientModule(L.LightningModule):
                 value_head=self.value_head,
                 conditioning=self.conditioning,
                 distribution=self.distribution,
+                text=self.text,
+                trained=self.trained or "all",
                 seed=self.seed,
             )
         self._data.read_as(self.policy)
@@ -124,14 +147,13 @@ class PolicyGradientModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def _learning_rate_share(self, step: int) -> float:
-        if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
-        total = float(self._data.planned_steps)
-        start = self.decay_from * total
-        if step <= start or total <= start:
-            return 1.0
-        gone = min((step - start) / (total - start), 1.0)
-        return 1.0 - gone * (1.0 - self.final_learning_rate)
+        return learning_rate_share(
+            step,
+            total=float(self._data.planned_steps),
+            warmup=self.warmup_steps,
+            decay_from=self.decay_from,
+            final=self.final_learning_rate,
+        )
 
     @property
     def _data(self) -> ReplayDataModule:
@@ -158,6 +180,7 @@ class PolicyGradientModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Begin with an empty run store, or with that of the checkpoint."""
+        check_accumulation(self.phases, self.baseline, self.trainer.accumulate_grad_batches)
         self._data.begin_fit()
 
     def on_train_start(self) -> None:
@@ -165,14 +188,21 @@ class PolicyGradientModule(L.LightningModule):
         self._renew()
 
     def on_train_epoch_start(self) -> None:
-        """Renew statistics and log what the curriculum lets in."""
+        """Renew statistics, remember the policy and log what the curriculum lets in."""
         self._renew()
+        if any(phase.objective.needs_proximal for phase in self.phases):
+            self._proximal.take(self.require_policy())
         curriculum = self._data.describe_curriculum()
         self.log_dict({f"curriculum/{name}": value for name, value in curriculum.items()})
 
     def _renew(self) -> None:
-        """Compute anew what follows from the whole store: baseline and fresh rows."""
+        """Compute anew what follows from the whole store: baseline, scale, groups, fresh rows."""
+        memory = self._data.memory
+        self.baseline.attach(lambda rows: [trajectory for trajectory, _ in memory.load(rows)])
         self.baseline.update(self._data.index)
+        if self.return_scale is not None:
+            self.return_scale.update(self._data.index)
+        self._report.update(self._data.index)
         self._fresh_N = self._data.fresh
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -188,25 +218,60 @@ class PolicyGradientModule(L.LightningModule):
             batch_idx: Number of the step in its epoch.
 
         Returns:
-            Scalar loss, normalised by the steps (turns) of the whole batch over all processes.
+            Scalar loss, normalised by the steps (turns) of the whole batch over all processes;
+            where gradients are accumulated over several batches, they are normalised at the end.
         """
-        policy = self.require_policy()
+        policy, objective = self.require_policy(), self.phase.objective
+        others: dict[str, Any] = {}
+        if objective.needs_proximal:  # before the graph is built, whose parameters it borrows
+            others["proximal"] = self._proximal.evaluate(policy, batch)
+        if objective.needs_reference:
+            others["reference"] = self._reference.evaluate(policy, batch)
         evaluations = [policy.evaluate(part) for part in batch]
-        inputs = credit_inputs(batch, evaluations, self.baseline, self._fresh_N)
-        objective = self.phase.objective
+        inputs = credit_inputs(
+            batch,
+            evaluations,
+            self.baseline,
+            self._fresh_N,
+            return_scale=self.return_scale,
+            tokens=objective.needs_tokens,
+            **others,
+        )
         terms = objective(
             inputs,
-            normaliser=self.over_processes(inputs.steps_BS.sum().float(), "mean"),
-            advantage_scale=self._advantage_scale(inputs, objective.gamma),
+            normaliser=self._accumulation.normaliser(self, objective, inputs),
+            advantage_scale=self._advantage_scale(objective, inputs),
         )
-        self._log_terms(terms, inputs)
+        self._guard.begin(batch, terms, inputs)
+        self._report(self, self._data, batch, evaluations, inputs, terms)
+        self.log("train/phase", float(self._phase), batch_size=1)
         return terms.loss
 
-    def _advantage_scale(self, inputs: CreditInputs, gamma: float) -> Tensor:
+    def _advantage_scale(self, objective: Objective, inputs: CreditInputs) -> Tensor | None:
         """Standard deviation of the advantages of the whole gradient step, over all processes."""
-        _, advantages_BS = returns_and_advantages(inputs, gamma)
-        moments = advantage_moments(advantages_BS, inputs.steps_BS)
+        if not objective.normalise_advantages:
+            return None
+        moments = advantage_moments(objective.advantages(inputs), inputs.steps_BS)
         return advantage_std(self.over_processes(moments, "sum"))
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Normalise accumulated gradients, clip, and check what the optimiser is about to use."""
+        self._accumulation.finish(self)
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        by_norm = gradient_clip_algorithm in (None, "norm")
+        good = self._guard.finish(
+            list(self.parameters()),
+            step=self.global_step,
+            run_dir=self._data.run_dir,
+            norm_limit=gradient_clip_val or None if by_norm else None,
+        )
+        if not good:
+            optimizer.zero_grad()  # without a gradient, no parameter moves
 
     def over_processes(self, values: Tensor, operation: str) -> Tensor:
         """``sum`` or ``mean`` over processes; DDP averages gradients, so normalisers are means."""
@@ -214,27 +279,6 @@ class PolicyGradientModule(L.LightningModule):
             return values
         reduced: Tensor = self.trainer.strategy.reduce(values, reduce_op=operation)
         return reduced
-
-    def _log_terms(self, terms: LossTerms, inputs: CreditInputs) -> None:
-        metrics = {f"train/{name}": value for name, value in terms.metrics.items()}
-        self.log_dict({"train/loss": terms.loss.detach(), **metrics}, batch_size=1)
-        self.log("train/phase", float(self._phase), batch_size=1)
-        if not torch.isfinite(terms.loss):
-            raise FloatingPointError(
-                f"the loss of optimiser step {self.global_step} is {terms.loss.item()}: lower "
-                "model.optimizer.init_args.lr or set trainer.gradient_clip_val"
-            )
-        if terms.advantages_BS is None:
-            return
-        warning = advantage_warning(
-            terms.advantages_BS,
-            inputs.steps_BS,
-            curriculum=type(self._data.prioritisation).__name__,
-            baseline=type(self.baseline).__name__,
-        )
-        if warning is not None and not self._warned:
-            self._warned = True
-            rank_zero_warn(warning)
 
     def require_policy(self) -> Policy:
         """The policy, which exists once Lightning has called ``configure_model``.
@@ -287,6 +331,7 @@ class PolicyGradientModule(L.LightningModule):
             self.log(f"{stage}/return/{family}", count.mean_return)
         self.log(f"{stage}/success_rate", counts.success_rate)
         self.log(f"{stage}/return", counts.mean_return)
+        self.log(f"{stage}/faults", float(counts.faults))
         return counts.success_rate
 
     # ------------------------------------------------------------------ prediction
@@ -307,10 +352,12 @@ class PolicyGradientModule(L.LightningModule):
 
     # ------------------------------------------------------------------ checkpoints
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the phase."""
+        """Keep the phase, and the policy at the epoch's start where one is remembered."""
         checkpoint["retro_lightning_phase"] = self._phase
+        checkpoint["retro_lightning_proximal"] = self._proximal.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on in the phase of the checkpoint, with the policy's version."""
         self.require_policy().version = int(checkpoint["global_step"])
         self._phase = int(checkpoint["retro_lightning_phase"])
+        self._proximal.load_state_dict(checkpoint.get("retro_lightning_proximal", {}))

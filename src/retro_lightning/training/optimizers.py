@@ -79,5 +79,26 @@ class MuonAdamW(torch.optim.Optimizer):
         self.param_groups = [group for part in self._parts for group in part.param_groups]
 
 
+def learning_rate_share(
+    step: int, *, total: float, warmup: int, decay_from: float, final: float
+) -> float:
+    """Share of the full learning rate: a linear rise, the full rate, a linear fall.
+
+    Args:
+        step: Optimiser steps taken.
+        total: Optimiser steps of the whole fit.
+        warmup: Steps of the rise.
+        decay_from: Share of all steps after which it falls.
+        final: Share that it falls to.
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    start = decay_from * total
+    if step <= start or total <= start:
+        return 1.0
+    gone = min((step - start) / (total - start), 1.0)
+    return 1.0 - gone * (1.0 - final)
+
+
 def _is_other(name: str) -> bool:
     return any(word in name for word in _NOT_MATRICES)

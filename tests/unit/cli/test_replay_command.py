@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 from retro_lightning.cli.main import main
+from retro_lightning.replay import shard
 from retro_lightning.replay.store import ReplayStore
 from tests.support import random_trajectory
 
@@ -123,6 +126,25 @@ def test_keeping_a_store(tmp_path: Path, capsys) -> None:
     moved = result(capsys, words("replay verify --store B --quarantine --json", **paths), 1)
     assert moved["damaged"] == [sentence]
     assert run("verify --store B")["damaged"] == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys, monkeypatch, number: int) -> None:
+    args = words(
+        "replay import --format chat --store S F", S=tmp_path / "store", F=LOGS / "chat.jsonl"
+    )
+
+    def refuses(path: Path, *_: object) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shard, "_write", refuses)
+        assert main(args) == 2
+    error = capsys.readouterr().err
+    assert f"cannot be written ({os.strerror(number)}), and these 3 trajectories" in error
+    assert len(error.strip().splitlines()) == 1
+    assert main(args) == 0
+    assert len(ReplayStore(tmp_path / "store")) == 3
 
 
 def test_inspect_shows_and_steers_no_terminal(tmp_path: Path, capsys) -> None:

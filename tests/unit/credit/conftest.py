@@ -47,7 +47,10 @@ def random_inputs(seed: int, lengths: tuple[int, ...] = (3, 5, 1, 4, 2, 5, 3, 4)
 
 def part_of(inputs: CreditInputs, rows: slice) -> CreditInputs:
     """Some trajectories of a batch."""
-    return replace(inputs, **{name: value[rows] for name, value in vars(inputs).items()})
+    return replace(
+        inputs,
+        **{name: value[rows] for name, value in vars(inputs).items() if value is not None},
+    )
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from retro_lightning.credit.estimators import (
     check_pair,
     sources,
 )
-from retro_lightning.credit.returns import advantage_moments, advantage_std
+from retro_lightning.credit.scales import advantage_moments, advantage_std
 
 Make = Callable[..., CreditInputs]
 OBJECTIVES: list[Objective] = [
@@ -38,7 +38,7 @@ def naive_policy_loss(
     inputs: CreditInputs, objective: PolicyGradient, normaliser: float
 ) -> tuple[float, dict[str, float]]:
     """The default objective written out step by step, and the size of each source's gradient."""
-    x = {k: v.detach().tolist() for k, v in vars(inputs).items()}
+    x = {k: v.detach().tolist() for k, v in vars(inputs).items() if v is not None}
     lengths = [sum(row) for row in x["steps_BS"]]
     advantages, targets = [], []
     for b, length in enumerate(lengths):
@@ -166,7 +166,7 @@ def test_padding_has_exactly_no_gradient_and_no_influence(
     dirty = {
         name: torch.where(inputs.steps_BS, value, 1e3)
         for name, value in vars(inputs).items()
-        if name.endswith("_BS") and name not in ("steps_BS", "supported_BS")
+        if name.endswith("_BS") and name not in ("steps_BS", "supported_BS") and value is not None
     }
     torch.testing.assert_close(objective(replace(inputs, **dirty), normaliser=10.0).loss, loss)
 

@@ -37,6 +37,7 @@ def outcome(family: str, success: bool, fault: bool = False) -> Trajectory:
         success=success,
         truncated=fault,
         truncation="fault" if fault else None,
+        outcome_return=None,
     )
 
 
@@ -175,4 +176,11 @@ def test_counts_of_processes_add_up_to_those_of_one(outcomes, processes) -> None
 def test_no_episode_is_no_rate() -> None:
     counts = EvaluationCounts.from_trajectories([outcome("a", True, fault=True)])
     assert math.isnan(counts.families["a"].success_rate)
-    assert math.isnan(counts.success_rate)
+    assert counts.faults == 1
+
+
+def test_a_family_that_only_faults_stays_in_the_mean() -> None:
+    counts = EvaluationCounts.from_trajectories(
+        [outcome("a", True), outcome("b", True, fault=True)]
+    )
+    assert counts.success_rate == 0.5  # (1 + 0) / 2: nothing of b was solved

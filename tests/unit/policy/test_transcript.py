@@ -144,7 +144,6 @@ def test_end_of_action_is_eos_where_newline_is_no_token() -> None:
 @pytest.mark.parametrize(
     ("menu", "action", "message"),
     [
-        (None, "go", "step 1: the action is free text"),
         ((), "go", "step 1: the list of valid actions is empty"),
         (("go", "turn left"), "fly", "step 1: action 'fly' is not among the 2 valid actions"),
         (("go", "a\nb"), "go", r"step 1: action 'a\\nb' contains the end-of-action token '\\n'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,20 @@ def test_a_kill_while_publishing_leaves_the_old_shards(tmp_path, monkeypatch, di
     assert all_of(ReplayStore(tmp_path)) == made
     store.compact()
     assert all_of(ReplayStore(tmp_path)) == made
+
+
+def test_purging_sweeps_up_what_killed_writers_left(tmp_path: Path) -> None:
+    store, made = filled(tmp_path, 1, 1)
+    names = ("00000009-dead-dead.arrow", ".00000009-dead-dead.arrow.tmp", "00000008-new-new.arrow")
+    for name in names:
+        (tmp_path / name).write_bytes(b"half")
+    for name in names[:2]:
+        os.utime(tmp_path / name, (0, 0))  # long ago; the third may be someone's at this moment
+    store.compact()
+    assert {path.name for path in tmp_path.iterdir()} >= set(names)
+    store.compact(purge=True)
+    assert [name for name in names if (tmp_path / name).exists()] == [names[2]]
+    assert all_of(store) == made
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:

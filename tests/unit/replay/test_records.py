@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 import pyarrow as pa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retro_lightning.replay.records import SCHEMA, decode, encode
@@ -24,6 +24,7 @@ def trajectories(seed: int, count: int) -> list[Trajectory]:
     return [random_trajectory(rng, number) for number in range(count)]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32), st.integers(0, 12), st.data())
 def test_round_trip(seed: int, count: int, data) -> None:
     made = trajectories(seed, count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +205,21 @@ def test_a_write_that_fails_leaves_no_file(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(OSError, match=r"cannot be written \(No space left.*free space"):
             store.append(trajectories(1))
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_full_disk_spoils_nothing(tmp_path: Path) -> None:
+    """The system itself refuses the write half-way: files may not grow beyond 20 kB."""
+    store, made = filled(tmp_path, 2)
+    before, limits = sorted(tmp_path.iterdir()), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"cannot be written .*free space"):
+            store.append(trajectories(100, seed=1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(tmp_path.iterdir()) == before
+    store.append(trajectories(100, seed=1))
+    assert ReplayStore(tmp_path).read(range(102)) == made + trajectories(100, seed=1)
 
 
 def test_a_shard_without_its_record_is_not_read(tmp_path: Path) -> None:

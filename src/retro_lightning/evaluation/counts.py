@@ -1,8 +1,4 @@
-"""Behaviour half: what may be said of a policy: counts, intervals and paired tests.
-
-A Wilson interval speaks of one checkpoint on one set of tasks. Whether one configuration is better
-than another is asked of paired seeds: at least six (``docs/experiments.md``, Evidence).
-"""
+"""Behaviour half: how often tasks were solved: counts that add up, intervals of a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-import numpy as np
-from scipy.special import stdtrit
-
 from retro_lightning.trajectory import Trajectory
+
+Outcomes = dict[str, dict[str, list[float] | None]]
+"""Family → task id → success (0 or 1), return and length; None where the environment raised."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +84,22 @@ class EvaluationCounts:
 
     @property
     def success_rate(self) -> float:
-        """Mean of the families' success rates, each counting alike."""
-        return _mean([count.success_rate for count in self.families.values() if count.episodes])
+        """Mean of the families' success rates, each counting alike.
+
+        A family in which every episode faulted has solved nothing and counts 0: it must not leave
+        the mean, which would then speak of other families.
+        """
+        rates = [c.success_rate if c.episodes else 0.0 for c in self.families.values()]
+        return _mean(rates)
+
+    @property
+    def faults(self) -> int:
+        """Episodes in which the environment raised, over all families."""
+        return sum(count.faults for count in self.families.values())
 
     @property
     def mean_return(self) -> float:
-        """Mean of the families' mean returns, each counting alike."""
+        """Mean of the families' mean returns, each counting alike; all-faulted ones left out."""
         return _mean([count.mean_return for count in self.families.values() if count.episodes])
 
 
@@ -122,77 +128,6 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float
     scale = 1 + z * z / trials
     low, high = (centre - spread) / scale, (centre + spread) / scale
     return max(0.0, min(low, rate)), min(1.0, max(high, rate))
-
-
-def paired_sign_flip(differences: Sequence[float]) -> float:
-    """Exact two-sided sign-flip test of paired differences (Fisher 1935).
-
-    Under the null hypothesis each seed's difference is as likely with either sign; the p-value is
-    the share of the 2^n sign patterns whose mean is at least as far from 0.
-
-    Args:
-        differences: One difference per paired seed, at most 20.
-
-    Returns:
-        The p-value, in (0, 1]; never below ``smallest_reachable_p(n)``.
-
-    Raises:
-        ValueError: If there are no differences or more than 20.
-    """
-    count = len(differences)
-    if not 1 <= count <= 20:
-        raise ValueError(f"the exact sign-flip test takes 1 to 20 paired seeds, not {count}")
-    values = np.asarray(differences, dtype=np.float64)
-    totals = values[:1]  # by symmetry the first sign may stay
-    for value in values[1:]:
-        totals = np.concatenate([totals + value, totals - value])
-    rounding = 1e-12 * float(np.abs(values).sum())
-    extreme = np.abs(totals) >= abs(float(values.sum())) - rounding
-    return int(extreme.sum()) / len(totals)
-
-
-def smallest_reachable_p(seeds: int) -> float:
-    """The least p-value an exact two-sided sign-flip test on this many paired seeds can give."""
-    return min(1.0, 2.0 * 0.5**seeds)
-
-
-def paired_t_interval(
-    differences: Sequence[float], confidence: float = 0.95
-) -> tuple[float, float, float]:
-    """Mean of paired differences with Student's t interval over seeds.
-
-    Args:
-        differences: One difference per paired seed, at least 2.
-        confidence: Coverage, in (0, 1).
-
-    Returns:
-        Mean, lower and upper limit.
-
-    Raises:
-        ValueError: If there are fewer than 2 differences.
-    """
-    count = len(differences)
-    if count < 2:
-        raise ValueError(f"an interval over seeds needs at least 2 paired seeds, not {count}")
-    values = np.asarray(differences, dtype=np.float64)
-    mean = float(values.mean())
-    half = float(stdtrit(count - 1, 0.5 + confidence / 2.0) * values.std(ddof=1))
-    half /= math.sqrt(count)
-    return mean, mean - half, mean + half
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction for a family of comparisons (Holm 1979).
-
-    Returns:
-        Adjusted p-values in the order given, at most 1.
-    """
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = largest
-    return adjusted
 
 
 def _mean(values: Sequence[float]) -> float:

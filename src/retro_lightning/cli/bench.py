@@ -1,0 +1,245 @@
+"""Behaviour half: the ``bench`` command: every estimator and baseline on one stored batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jsonargparse import Namespace
+from rich.console import Console
+from rich.table import Table
+
+from retro_lightning.config import command
+from retro_lightning.credit import baselines as single
+from retro_lightning.credit import estimators as named
+from retro_lightning.credit import group_baselines as grouped
+from retro_lightning.credit.baselines import Baseline
+from retro_lightning.credit.objective import Objective
+from retro_lightning.policy.policy import Policy
+from retro_lightning.replay.store import ReplayStore
+from retro_lightning.rollout.collector import Job, collect
+from retro_lightning.rollout.seeds import generator
+from retro_lightning.tracking.credit_map import credit_map
+from retro_lightning.tracking.mlflow import MLflowRun
+from retro_lightning.training import bench as room
+
+if TYPE_CHECKING:
+    from retro_lightning.config.command import Command, Parser
+
+_HEADINGS = (
+    ("estimator", "estimator", "{}"),
+    ("baseline", "baseline", "{}"),
+    ("variance", "variance", "{:.3g}"),
+    ("cosine", "cosine", "{:+.3f}"),
+    ("bias_on_policy", "bias, own", "{:.3f}"),
+    ("bias_off_policy", "bias, others'", "{:.3f}"),
+    ("used", "used", "{:.0%}"),
+    ("milliseconds", "ms", "{:.1f}"),
+)
+
+
+def add_arguments(parser: Parser) -> None:
+    """The command's own arguments, beside the configuration of a run."""
+    parser.add_argument("--store", type=str, required=True, help="Folder of the replay store.")
+    parser.add_argument(
+        "--trajectories", type=int, default=64, help="Stored trajectories in the batch."
+    )
+    parser.add_argument(
+        "--reference",
+        type=int,
+        default=5000,
+        help="Fresh episodes of the reference gradient; 0 = no reference.",
+    )
+    parser.add_argument("--json", action="store_true", help="Print the result as JSON.")
+    parser.add_argument(
+        "--figure",
+        type=str | None,
+        default=None,
+        help="File of the credit map; default: credit_map.png in the run's directory.",
+    )
+
+
+def bench(name: str, args: Sequence[str]) -> None:
+    """Measure, print and log.
+
+    Raises:
+        ValueError: If what is to be measured is not named, or there is too little of it.
+    """
+    if not args or args[0] != "estimators":
+        raise ValueError("what should be measured? bench estimators --config … is all there is")
+    cli = command.build(name, list(args[1:]), add_arguments)
+    config = cli.config_init
+    if config.policy is None:
+        raise ValueError("at which policy? give --policy DIRECTORY")
+    policy = Policy.load(config.policy).eval()
+    store = ReplayStore(config.store)
+    batch = _batch(policy, store, config.trajectories, cli.datamodule.seed)
+    shares = _shares(batch.trajectories)
+    reference = _reference(cli, policy, shares, config.reference)
+    measured, pushes = room.measure(
+        batch,
+        store.index,
+        room.compatible(_objectives(cli), _baselines()),
+        lambda rows: store.read(list(rows)),
+        None if reference is None else reference.gradient,
+    )
+    result: dict[str, Any] = {
+        "trajectories": len(batch.trajectories),
+        "families": shares,
+        "reference_episodes": 0 if reference is None else reference.episodes,
+        "reference_success_rate": None if reference is None else reference.success_rate,
+        "noise_floor": None if reference is None else reference.halves_cosine,
+        "rows": [dataclasses.asdict(row) for row in measured],
+    }
+    path = Path(config.figure) if config.figure else cli.run_dir / "credit_map.png"
+    _draw(batch, pushes, path)
+    _log(cli, result, path)
+    if config.json:
+        print(json.dumps({**result, "figure": str(path)}, indent=1))
+    else:
+        _show(result, path)
+
+
+def _batch(policy: Policy, store: ReplayStore, count: int, seed: int) -> room.StoredBatch:
+    """Trajectories drawn at random from what may be learnt from."""
+    index = store.index
+    usable = np.flatnonzero(index.is_train & ~index.faulted & (index.length > 0))
+    if count < 2 or len(usable) < count:
+        raise ValueError(
+            f"--trajectories is {count}, but the store has {len(usable)} that can be learnt from: "
+            "give a number between 2 and that"
+        )
+    drawn = generator(seed, "bench").choice(usable, count, replace=False)
+    rows = sorted(int(row) for row in drawn)
+    trajectories = store.read(rows)
+    fingerprint, version = policy.transcript.fingerprint, policy.version
+    fresh = [
+        t.tokenizer == fingerprint and t.policy_version == version and t.source == "rollout"
+        for t in trajectories
+    ]
+    return room.stored_batch(policy, trajectories, rows, fresh)
+
+
+def _shares(trajectories: Sequence[Any]) -> dict[str, float]:
+    families = [t.task.family for t in trajectories]
+    return {name: families.count(name) / len(families) for name in sorted(set(families))}
+
+
+def _reference(
+    cli: Command, policy: Policy, shares: dict[str, float], episodes: int
+) -> room.Reference | None:
+    """The on-policy gradient on training tasks of the batch's families, in turn."""
+    if episodes == 0:
+        return None
+    tasks = {f: found for f, found in cli.datamodule.tasks("train").items() if f in shares}
+    missing = sorted(set(shares) - set(tasks))
+    if missing:
+        raise ValueError(
+            f"the store has trajectories of {missing[0]}, for which the configuration has no "
+            "environment: add it to data.environments, or give --reference 0"
+        )
+    in_turn = [t for group in itertools.zip_longest(*tasks.values()) for t in group if t]
+    endless = (Job(task, attempt) for attempt in itertools.count() for task in in_turn)
+    fresh = collect(
+        policy,
+        cli.datamodule.environments,
+        list(itertools.islice(endless, episodes)),
+        run="bench",
+        seed=cli.datamodule.seed,
+        arm="bench",
+    )
+    return room.reference_gradient(policy, list(fresh), shares)
+
+
+def _objectives(cli: Command) -> dict[str, Objective]:
+    """The configured objectives, and every preset."""
+    leave_out: dict[str, Any] = {"unknown_behaviour": "leave_out"}
+    presets: list[Objective] = [
+        named.REINFORCE(),
+        named.RLOO(),
+        named.GRPO(**leave_out),
+        named.PPO(**leave_out),
+        named.VTraceActorCritic(**leave_out),
+        named.PerDecisionImportanceSampling(**leave_out),
+        named.PolicyGradient(),
+        named.AdvantageWeightedCloning(),
+        named.FilteredCloning(),
+        named.ReturnConditioned(),
+    ]
+    return {
+        **{f"phase {n}": phase.objective for n, phase in enumerate(cli.model.phases)},
+        **{objective.name: objective for objective in presets},
+    }
+
+
+def _baselines() -> list[Baseline]:
+    return [
+        single.NoBaseline(),
+        single.Constant(),
+        single.MovingAverage(),
+        single.PerTask(),
+        single.BatchMean(),
+        grouped.LeaveOneOut(),
+        grouped.GroupMean(),
+        grouped.AnchorStates(),
+        single.ValueHeadBaseline(),
+    ]
+
+
+def _draw(batch: room.StoredBatch, pushes: dict[str, list[float]], path: Path) -> None:
+    longest = int(batch.inputs.steps_BS.sum(dim=1).argmax())
+    trajectory = batch.trajectories[longest]
+    length = int(batch.inputs.steps_BS[longest].sum())
+    outcome = f"return {trajectory.total_return:.2f}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    credit_map(
+        pushes,
+        [step.action for step in trajectory.steps[:length]],
+        title=f"{trajectory.task.instruction} ({trajectory.behaviour_id}, {outcome})",
+    ).savefig(path)
+
+
+def _log(cli: Command, result: dict[str, Any], figure: Path) -> None:
+    """Log to MLflow, where the configuration does."""
+    settings = cli.config.trainer.logger
+    if not isinstance(settings, Namespace) or not settings.class_path.endswith("MLflowRun"):
+        return
+    logger = MLflowRun(**vars(settings.get("init_args") or {}))
+    logger.attach(cli.run_dir, name=f"{cli.run_name}-bench", remember=False, resume=False)
+    metrics = {
+        f"bench/{row['estimator']}/{row['baseline'] or 'none'}/{key}": row[key]
+        for row in result["rows"]
+        for key in ("variance", "cosine", "bias_off_policy", "milliseconds")
+        if np.isfinite(row[key])
+    }
+    if result["noise_floor"] is not None:
+        metrics["bench/noise_floor"] = result["noise_floor"]
+    logger.log_metrics(metrics, step=0)
+    logger.log_file(figure, "figures")
+    logger.log_rows(result["rows"], "bench.json")
+    logger.finalize("success")
+
+
+def _show(result: dict[str, Any], figure: Path) -> None:
+    floor = result["noise_floor"]
+    caption = (
+        f"{result['trajectories']} stored trajectories. variance: of a trajectory's gradient over "
+        "its mean's squared length. "
+    )
+    if floor is not None:
+        caption += (
+            f"cosine: to the on-policy gradient of {result['reference_episodes']} fresh episodes, "
+            f"whose halves have {floor:.3f} between them. "
+        )
+    caption += f"bias: on a tiny process, sine of the angle. Credit map: {figure}"
+    table = Table(caption=caption)
+    for key, heading, _ in _HEADINGS:
+        table.add_column(heading, justify="left" if key in ("estimator", "baseline") else "right")
+    for row in result["rows"]:
+        table.add_row(*(form.format(row[key]) for key, _, form in _HEADINGS))
+    Console().print(table)

@@ -1,0 +1,340 @@
+"""Behaviour half: an estimator of the policy gradient, composed of orthogonal parts.
+
+Advantage (what an action is credited with) times weighting (how much it counts), plus regularisers
+(entropy, KL to a reference) and the value head's loss. Named compositions stand in ``presets.py``
+and ``cloning.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from retro_lightning.credit.advantages import Advantage, ReturnToGo, VTrace
+from retro_lightning.credit.diagnostics import (
+    approximate_kl,
+    effective_sample_size,
+    masked_mean,
+)
+from retro_lightning.credit.losses import masked_total
+from retro_lightning.credit.objective import (
+    LossNormalisation,
+    Objective,
+    ValueTarget,
+    check_gamma,
+    check_not_negative,
+    excess,
+    value_term,
+)
+from retro_lightning.credit.returns import returns_to_go, vtrace
+from retro_lightning.credit.scales import advantage_moments, advantage_std
+from retro_lightning.credit.terms import CreditInputs, LossTerms
+from retro_lightning.credit.weightings import Clipped, Unweighted, Weighting
+
+RatioLevel = Literal["action", "token", "length_normalised"]
+UnknownBehaviour = Literal["refuse", "leave_out", "as_present"]
+KLForm = Literal["exact", "k2", "reward"]
+
+
+class Estimator(Objective):
+    """A policy gradient composed of an advantage, a weighting and regularisers.
+
+    Args:
+        advantage: What an action is credited with; the baseline is subtracted from it.
+        weighting: How much each action counts.
+        entropy_coef: Reward for the entropy of the policy, per step and nat. Higher = explores
+            longer.
+        kl_coef: Cost of moving away from the reference policy, per step and nat. Higher = stays
+            closer.
+        kl_form: exact = in the loss, summed over the children of each visited decision (valid
+            actions only); k2 = half the squared log-ratio of the action taken, in the loss; reward
+            = the log-ratio taken off the reward of the step, so that earlier actions answer for it.
+        value_coef: Weight of the value head's squared error; 0 = the value head learns nothing.
+        value_target: What the value head learns: behaviour = the return-to-go of whoever acted;
+            current = the V-trace value of the present policy, with the caps of the advantage if
+            that is VTrace, else 1.
+        gamma: Discount per step, in [0, 1]. Lower = credit reaches less far back. Below 1, the
+            factor gamma^s of the exact gradient is left out, as is usual.
+        normalise_advantages: Divide advantages by their standard deviation over the gradient step.
+        ratio_level: Ratios are of whole actions, of single tokens (free text), or of actions to the
+            power of one over their number of tokens; only the clipped weighting knows the others.
+        loss_normalisation: The sum of the steps' losses is divided by the number of steps, or of
+            tokens (choices, forced ones not counted); constant = by the number of trajectories, so
+            that its gradient is that of the mean return; episode = mean over each episode's steps,
+            then over episodes, so that steps of short episodes count more.
+        unknown_behaviour: What becomes of steps whose ratio to the behaviour is needed and unknown:
+            refuse = an error; leave_out = they are not learnt from; as_present = as if the present
+            policy had acted, which is biased.
+
+    Raises:
+        ValueError: If an argument is impossible or two of them contradict each other.
+    """
+
+    def __init__(
+        self,
+        advantage: Advantage | None = None,
+        weighting: Weighting | None = None,
+        entropy_coef: float = 0.0,
+        kl_coef: float = 0.0,
+        kl_form: KLForm = "exact",
+        value_coef: float = 0.5,
+        value_target: ValueTarget = "behaviour",
+        gamma: float = 1.0,
+        normalise_advantages: bool = False,
+        ratio_level: RatioLevel = "action",
+        loss_normalisation: LossNormalisation = "step",
+        unknown_behaviour: UnknownBehaviour = "refuse",
+    ) -> None:
+        self.advantage = advantage if advantage is not None else ReturnToGo()
+        self.weighting = weighting if weighting is not None else Unweighted()
+        if not self.name:
+            self.name = f"{self.advantage.name}+{self.weighting.name}"
+        self.entropy_coef, self.kl_coef, self.kl_form = entropy_coef, kl_coef, kl_form
+        self.value_coef, self.value_target, self.gamma = value_coef, value_target, gamma
+        self.normalise_advantages = normalise_advantages
+        self.ratio_level, self.loss_normalisation = ratio_level, loss_normalisation
+        self.unknown_behaviour = unknown_behaviour
+        self.needs_fresh = not self.weighting.imitates
+        self.needs_proximal = self.weighting.reads == "proximal"
+        self.needs_tokens = ratio_level == "token"
+        self.needs_reference = kl_coef > 0
+        self._check()
+
+    def _check(self) -> None:
+        """Refuse arguments that are impossible or contradict each other, by name."""
+        check_not_negative(
+            self.name,
+            entropy_coef=self.entropy_coef,
+            kl_coef=self.kl_coef,
+            value_coef=self.value_coef,
+        )
+        check_gamma(self.name, self.gamma)
+        weighting, advantage = self.weighting, self.advantage
+        refused = {
+            f"ratio_level {self.ratio_level} is known to the weighting Clipped alone, for only the "
+            f"policy at the epoch's start can be asked again; {type(weighting).__name__} takes "
+            "ratios of whole actions: set ratio_level: action": self.ratio_level != "action"
+            and not isinstance(weighting, Clipped),
+            f"normalise_advantages has no meaning for {type(weighting).__name__}, which imitates: "
+            "set it to false": self.normalise_advantages and weighting.imitates,
+            f"{type(weighting).__name__} reads no advantage, so {type(advantage).__name__} would "
+            "have no effect: leave advantage out": not weighting.reads_advantages
+            and not isinstance(advantage, ReturnToGo),
+            f"{type(advantage).__name__} corrects what was done afterwards, while "
+            f"{type(weighting).__name__} imitates what was done: use Truncated, Cumulative or "
+            "Clipped": advantage.needs_ratio and weighting.imitates,
+            f"{type(advantage).__name__} reads the value head, which value_coef 0 never trains: "
+            "raise value_coef or use ReturnToGo": advantage.needs_values and self.value_coef == 0,
+        }
+        for sentence, wrong in refused.items():
+            if wrong:
+                raise ValueError(f"{self.name}: {sentence}")
+
+    # ------------------------------------------------------------------ credit
+    @property
+    def needs_behaviour(self) -> bool:
+        """Whether a ratio to the behaviour is taken anywhere."""
+        return (
+            self.weighting.reads != "nothing"
+            or self.advantage.needs_ratio
+            or self.value_target == "current"
+        )
+
+    def advantages(self, inputs: CreditInputs) -> Tensor:
+        """See ``Objective``."""
+        return self._credit(inputs, self._log_ratio(inputs)[0])[1]
+
+    def count(self, inputs: CreditInputs) -> Tensor:
+        """See ``Objective``: steps, tokens or trajectories."""
+        if self.loss_normalisation == "step":
+            return super().count(inputs)
+        if self.loss_normalisation == "token":
+            return self._given(inputs, "decisions_BS").sum().float()
+        return inputs.steps_BS.any(dim=1).sum().float()
+
+    def _given(self, inputs: CreditInputs, name: str) -> Tensor:
+        """An optional input that is needed here."""
+        value: Tensor | None = getattr(inputs, name)
+        if value is None:
+            raise ValueError(
+                f"{self.name} (ratio_level {self.ratio_level}, loss_normalisation "
+                f"{self.loss_normalisation}, kl_form {self.kl_form}) needs {name}, which this "
+                "batch doesn't have"
+            )
+        return value
+
+    def _log_ratio(self, inputs: CreditInputs) -> tuple[Tensor, Tensor]:
+        """``log pi - log mu``, detached, 0 where it is unknown; and which steps are learnt from.
+
+        Raises:
+            ValueError: If it is needed and unknown, and ``unknown_behaviour`` is refuse.
+        """
+        steps_BS = inputs.steps_BS
+        usable_BS = inputs.supported_BS | inputs.fresh_B[:, None]
+        known_BS = steps_BS & torch.isfinite(inputs.behaviour_logprobs_BS) & usable_BS
+        difference_BS = inputs.logprobs_BS.detach() - inputs.behaviour_logprobs_BS
+        log_ratio_BS = torch.where(known_BS, difference_BS, 0.0)
+        if not self.needs_behaviour or self.unknown_behaviour == "as_present":
+            return log_ratio_BS, steps_BS
+        unknown_BS = steps_BS & ~known_BS
+        if self.unknown_behaviour == "leave_out":
+            return log_ratio_BS, steps_BS & ~unknown_BS.any(dim=1, keepdim=True)
+        if bool(unknown_BS.any()):
+            b, s = unknown_BS.nonzero()[0].tolist()
+            raise ValueError(
+                f"{self.name} needs a ratio to the behaviour, whose probability is unknown (or not "
+                f"positive for every valid action) at step {s} of trajectory {b} of the batch: set "
+                "unknown_behaviour to leave_out or as_present, or draw from other trajectories"
+            )
+        return log_ratio_BS, steps_BS
+
+    def _credit(self, inputs: CreditInputs, log_ratio_BS: Tensor) -> tuple[Tensor, Tensor]:
+        """The value head's targets and the advantages, detached and 0 at padding."""
+        after_B = torch.where(inputs.bootstrap_B, inputs.final_values_B, 0.0).detach()
+        if self.kl_coef > 0 and self.kl_form == "reward":
+            cost_BS = inputs.logprobs_BS - self._given(inputs, "reference_logprobs_BS")
+            rewards_BS = inputs.rewards_BS - self.kl_coef * cost_BS.detach()
+            inputs = replace(inputs, rewards_BS=rewards_BS)
+        returns_BS = self.advantage.returns(inputs, log_ratio_BS, self.gamma, after_B).detach()
+        if self.value_target == "current":
+            caps = self.advantage if isinstance(self.advantage, VTrace) else VTrace()
+            targets_BS, _ = vtrace(
+                inputs.rewards_BS,
+                inputs.values_BS.detach(),
+                log_ratio_BS,
+                inputs.steps_BS,
+                self.gamma,
+                rho_cap=caps.rho_cap,
+                c_cap=caps.c_cap,
+                bootstrap_value_B=after_B,
+            )
+        else:
+            targets_BS = returns_to_go(
+                inputs.rewards_BS, inputs.steps_BS, self.gamma, after_B
+            ).detach()
+        return targets_BS, excess(returns_BS, inputs)
+
+    # ------------------------------------------------------------------ loss
+    def __call__(
+        self,
+        inputs: CreditInputs,
+        *,
+        normaliser: Tensor | float,
+        advantage_scale: Tensor | None = None,
+    ) -> LossTerms:
+        """See ``Objective``."""
+        behaviour_BS, learnt_BS = self._log_ratio(inputs)
+        targets_BS, advantages_BS = self._credit(inputs, behaviour_BS)
+        scaled_BS = advantages_BS
+        if self.normalise_advantages:
+            if advantage_scale is None:
+                moments = advantage_moments(advantages_BS, inputs.steps_BS)
+                advantage_scale = advantage_std(moments)
+            scaled_BS = advantages_BS / advantage_scale
+        inputs = self._shared(inputs)
+        log_ratio_BS = self._ratio(inputs, behaviour_BS)
+        loss_BS = self._losses(inputs, log_ratio_BS, behaviour_BS, scaled_BS)
+        policy = masked_total(loss_BS, learnt_BS, inputs.weight_B, normaliser)
+        value, value_metrics = value_term(inputs, targets_BS, normaliser)
+        loss = policy + self.value_coef * value
+        if self.entropy_coef > 0:
+            entropy = masked_total(
+                inputs.entropies_BS, inputs.steps_BS, inputs.weight_B, normaliser
+            )
+            loss = loss - self.entropy_coef * entropy
+        if self.kl_coef > 0 and self.kl_form != "reward":
+            cost = masked_total(self._kl(inputs), inputs.steps_BS, inputs.weight_B, normaliser)
+            loss = loss + self.kl_coef * cost
+        detached_BS = log_ratio_BS.detach()
+        stopped_BS = self.weighting.stopped(detached_BS, scaled_BS)
+        reads = self.weighting.reads_advantages
+        return LossTerms(
+            loss=loss,
+            metrics={
+                "loss_policy": policy.detach(),
+                **self._metrics(inputs, detached_BS, advantages_BS, learnt_BS),
+                **value_metrics,
+                **self.weighting.metrics(inputs, stopped_BS, learnt_BS),
+            },
+            advantages_BS=advantages_BS if reads else None,
+            excluded_BS=stopped_BS | ~learnt_BS if reads else None,
+        )
+
+    def _shared(self, inputs: CreditInputs) -> CreditInputs:
+        """With weights that make every episode count alike, where that is asked for."""
+        if self.loss_normalisation != "episode":
+            return inputs
+        length_B = inputs.steps_BS.sum(dim=1).clamp(min=1)
+        value_weight_B = inputs.value_weight_B
+        if value_weight_B is None:
+            value_weight_B = torch.ones_like(inputs.weight_B)
+        return replace(
+            inputs,
+            weight_B=inputs.weight_B / length_B,
+            value_weight_B=value_weight_B / length_B,
+        )
+
+    def _ratio(self, inputs: CreditInputs, behaviour_BS: Tensor) -> Tensor:
+        """Log-ratio of each action to what the weighting reads; with gradient if proximal."""
+        if self.weighting.reads != "proximal":
+            return behaviour_BS
+        old_BS = self._given(inputs, "proximal_logprobs_BS").detach()
+        log_ratio_BS = torch.where(inputs.steps_BS, inputs.logprobs_BS - old_BS, 0.0)
+        if self.ratio_level == "length_normalised":
+            log_ratio_BS = log_ratio_BS / self._given(inputs, "decisions_BS").clamp(min=1)
+        return log_ratio_BS
+
+    def _losses(
+        self, inputs: CreditInputs, log_ratio_BS: Tensor, behaviour_BS: Tensor, scaled_BS: Tensor
+    ) -> Tensor:
+        """Loss of each step; what stands at padding is of no account."""
+        logprobs_BS = torch.where(inputs.steps_BS, inputs.logprobs_BS, 0.0)
+        if not isinstance(self.weighting, Clipped):
+            return self.weighting.losses(logprobs_BS, log_ratio_BS, scaled_BS, inputs)
+        if self.ratio_level == "token":
+            loss_BS = self._token_losses(self.weighting, inputs, scaled_BS)
+        else:
+            loss_BS = self.weighting.losses(logprobs_BS, log_ratio_BS, scaled_BS, inputs)
+        # log pi_epoch - log mu, from what is known of both.
+        old_BS = self._given(inputs, "proximal_logprobs_BS").detach()
+        known_BS = torch.isfinite(inputs.behaviour_logprobs_BS) & inputs.steps_BS
+        known_BS = known_BS & (inputs.supported_BS | inputs.fresh_B[:, None])
+        stale_BS = torch.where(known_BS, old_BS - inputs.behaviour_logprobs_BS, 0.0)
+        return self.weighting.correction(stale_BS) * loss_BS
+
+    def _token_losses(self, weighting: Clipped, inputs: CreditInputs, scaled_BS: Tensor) -> Tensor:
+        """Loss of each step, its tokens' losses added up."""
+        logprobs_D = self._given(inputs, "token_logprobs_D")
+        old_D = self._given(inputs, "token_proximal_logprobs_D").detach()
+        place = (self._given(inputs, "token_row_D"), self._given(inputs, "token_step_D"))
+        loss_D = weighting.losses(logprobs_D, logprobs_D - old_D, scaled_BS[place], inputs)
+        return torch.zeros_like(scaled_BS).index_put(place, loss_D, accumulate=True)
+
+    def _kl(self, inputs: CreditInputs) -> Tensor:
+        """Cost of each step for having moved away from the reference, with gradient."""
+        if self.kl_form == "exact":
+            return self._given(inputs, "reference_kl_BS")
+        log_ratio_BS = inputs.logprobs_BS - self._given(inputs, "reference_logprobs_BS").detach()
+        return 0.5 * torch.where(inputs.steps_BS, log_ratio_BS, 0.0).square()
+
+    def _metrics(
+        self, inputs: CreditInputs, log_ratio_BS: Tensor, advantages_BS: Tensor, learnt_BS: Tensor
+    ) -> dict[str, Tensor]:
+        """Entropy, spread of the advantages and how far ratios are from 1."""
+        steps_BS = inputs.steps_BS
+        metrics = {"entropy": masked_mean(inputs.entropies_BS.detach(), steps_BS)}
+        if self.weighting.reads_advantages:
+            metrics["advantage_std"] = advantages_BS[steps_BS].std(correction=0)
+            weights_BS = self.weighting.weights(log_ratio_BS, advantages_BS)
+            count = learnt_BS.sum().clamp(min=1)
+            size = effective_sample_size(weights_BS, learnt_BS)
+            metrics["effective_sample_share"] = size / count
+        if self.needs_behaviour:
+            metrics["left_out_share"] = (steps_BS & ~learnt_BS).sum() / steps_BS.sum().clamp(min=1)
+            metrics["approximate_kl"] = masked_mean(approximate_kl(log_ratio_BS), learnt_BS)
+        if inputs.reference_kl_BS is not None:
+            metrics["reference_kl"] = masked_mean(inputs.reference_kl_BS.detach(), steps_BS)
+        return metrics

@@ -1,0 +1,1 @@
+"""Studies: many fits over a space of configurations, by Optuna, told in MLflow."""
