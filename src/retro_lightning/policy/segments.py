@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 BARE = "\nAction:"
 """What comes before an action in a transcript that says nothing."""
+
+LONGEST_RESTATED = 1_000
+"""Characters of an instruction up to which it is told before every action."""
 
 THOUGHT = "\nThought:"
 """What comes before a thought."""
@@ -70,9 +74,10 @@ class Segments:
 
         ``first`` says whether it is the trajectory's first.
         """
+        told = task if first else restated(task)
         turn = [
             self._encoded(observation_text(observation)),
-            self._encoded(task_text(task, reflections, thought=thought)),
+            self._encoded(task_text(told, reflections, thought=thought)),
         ]
         return np.concatenate([self._prefix, *turn] if first else turn)
 
@@ -159,6 +164,17 @@ def task_text(task: Task, reflections: tuple[str, ...] = (), *, thought: bool = 
     """
     told = "".join(f"\nReflection: {reflection}" for reflection in reflections)
     return f"\nTask: {task.instruction}{told}{THOUGHT if thought else BARE}"
+
+
+def restated(task: Task) -> Task:
+    """The task as it is told again: a long instruction is told in full before the first action only.
+
+    Instructions of agents in the wild (a system prompt, a company's policy) have thousands of
+    characters, and would fill the context within a few turns.
+    """
+    if len(task.instruction) <= LONGEST_RESTATED:
+        return task
+    return replace(task, instruction="as above")
 
 
 def action_text(action: str) -> str:

@@ -30,7 +30,8 @@ class Scored:
         task: Code of its task.
         total_return: Its undiscounted return.
         success: Whether the task was solved.
-        logprob: Mean log-probability of its actions, in nats per step.
+        logprob: Mean log-probability of what was chosen, in nats per token choice (a token of free
+            text, or a decision between valid actions), so that long texts do not pass for bad ones.
     """
 
     task: int
@@ -89,7 +90,9 @@ def score(policy: Policy, parts: Sequence[Batch], tasks: Sequence[int]) -> list[
     for part in parts:
         logprobs_BS = policy.evaluate(part).logprobs_BS
         total_B = torch.where(part.steps_BS, logprobs_BS, 0.0).sum(dim=1)
-        mean_B = (total_B / part.steps_BS.sum(dim=1)).tolist()
+        chosen = torch.cat([part.decision_row_D, part.text_row_F])
+        choices_B = torch.bincount(chosen, minlength=len(part)).clamp(min=1)
+        mean_B = (total_B / choices_B).tolist()
         returns, successes = part.total_return_B.tolist(), part.success_B.tolist()
         for row, total, success, mean in zip(
             part.rows_B.tolist(), returns, successes, mean_B, strict=True
@@ -114,8 +117,8 @@ def held_out_metrics(scored: Sequence[Scored]) -> dict[str, float]:
         scored: Trajectories of tasks that were not learnt from.
 
     Returns:
-        ``logprob``: mean log-probability, in nats per step, each trajectory alike; higher = the
-        policy does what the logs did. ``logprob_success`` and ``logprob_failure``: the same of
+        ``logprob``: mean log-probability, in nats per token choice, each trajectory alike; higher =
+        the policy does what the logs did. ``logprob_success`` and ``logprob_failure``: the same of
         those that solved their task and of the others. ``logprob_margin``: their difference; higher
         = what went well is more likely than what went badly. ``ranking_accuracy``: of two attempts
         at one task with different returns, how often the better is the more likely, in [0, 1],

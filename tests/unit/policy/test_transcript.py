@@ -40,6 +40,16 @@ def test_the_text_is_the_documented_one() -> None:
     assert encoded.final_state_position == len(encoded.tokens) - 1
 
 
+@pytest.mark.parametrize(("length", "again"), [(1_000, True), (1_001, False)])
+def test_a_long_instruction_is_told_once(length: int, again: bool) -> None:
+    trajectory = tiny.trajectory(0, 2, truncation="collector_limit")
+    task = dataclasses.replace(trajectory.task, instruction=("go left " * 200)[:length])
+    encoded = transcript(8_000).encode(dataclasses.replace(trajectory, task=task))
+    text = tiny.tokenizer().decode(encoded.tokens)
+    assert text.count("Task: go left") == (3 if again else 1)
+    assert text.count("Task: as above\nAction:") == (0 if again else 2)
+
+
 @pytest.mark.parametrize(
     "reflections", [(), ("the key is red",), ("go left", "né à l'est\nor not")]
 )

@@ -149,6 +149,7 @@ def _after_one_step(make_fit: Any, batches: int, objective: Any, baseline: Any) 
     fit: Fit = make_fit(
         f"run{batches}",
         callbacks=[Cut(batches)],
+        attempts_per_task=2,
         optimizer=SGD,
         make_baseline=baseline,
         make_phases=lambda: [Phase(objective())],
@@ -252,6 +253,7 @@ def test_presets_learn_in_a_fit(make_fit, objective, baseline):
     fit: Fit = make_fit(
         "run",
         callbacks=[seen],
+        attempts_per_task=2,
         make_baseline=baseline,
         make_phases=lambda: [Phase(objective())],
         model=model,
