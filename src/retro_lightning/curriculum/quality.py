@@ -198,7 +198,8 @@ def task_values(columns: Columns, learnable_N: Mask, prior_weight: float = 1.0) 
 
     def totals(group_N: Codes) -> tuple[Floats, Floats]:
         sums = np.bincount(group_N, weights=columns.returns * weight_N)
-        return sums[group_N], np.bincount(group_N, weights=weight_N)[group_N]
+        counts = np.bincount(group_N, weights=weight_N)
+        return sums.astype(np.float64)[group_N], counts.astype(np.float64)[group_N]
 
     family_sum_N, family_count_N = totals(columns.family)
     family_mean_N = family_sum_N / np.maximum(family_count_N, 1.0)

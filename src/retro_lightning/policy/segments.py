@@ -167,7 +167,7 @@ def task_text(task: Task, reflections: tuple[str, ...] = (), *, thought: bool = 
 
 
 def restated(task: Task) -> Task:
-    """The task as it is told again: a long instruction is told in full before the first action only.
+    """The task as it is told again: a long one is told in full before the first action only.
 
     Instructions of agents in the wild (a system prompt, a company's policy) have thousands of
     characters, and would fill the context within a few turns.

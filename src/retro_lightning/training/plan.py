@@ -94,9 +94,11 @@ class Plan:
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Plan:
         """The plan of a ``state_dict``; numbers come back exactly."""
-        integers = {name: np.array(state[name], dtype=np.int64) for name in _INTEGERS}
-        floats = {name: np.array(state[name], dtype=np.float64) for name in _FLOATS}
-        return cls(epoch=state["epoch"], begun=state["begun"], **integers, **floats)
+        arrays: dict[str, Any] = {
+            **{name: np.array(state[name], dtype=np.int64) for name in _INTEGERS},
+            **{name: np.array(state[name], dtype=np.float64) for name in _FLOATS},
+        }
+        return cls(epoch=state["epoch"], begun=state["begun"], **arrays)
 
 
 def even_starts(count: int, batch_size: int) -> npt.NDArray[np.int64]:

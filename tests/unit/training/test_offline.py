@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from retro_lightning.credit.baselines import PerTask
 from retro_lightning.credit.cloning import AdvantageWeightedCloning, FilteredCloning
@@ -25,6 +26,7 @@ from tests.fits import Fit, assert_same
 from tests.support import CorridorEnv
 from tests.unit.training.test_resume import STOPS
 
+NO_STEP = functools.partial(torch.optim.SGD, lr=0.0)
 CORRIDOR = functools.partial(CorridorEnv, length=9, max_steps=20)
 
 
@@ -104,6 +106,18 @@ def test_the_test_split_is_read_by_a_policy_directory(whole: Fit, logs: Path) ->
     found = _metrics(other)
     assert found["test/logprob_margin"] > 0.1
     assert not any(name.startswith("val/") for name in found)
+
+
+def test_a_deployed_policy_is_gone_on_with(whole: Fit, logs: Path, tmp_path: Path) -> None:
+    """Its weights and its tokenizer; the optimiser is a fresh one."""
+    deployed = whole.run_dir / "checkpoints" / "last-policy"
+    settings = {**_settings(logs), "model": {"initial_policy": str(deployed), "warmup_steps": 0}}
+    settings["data"] = {**settings["data"], "batches_per_epoch": 1, "vocabulary_size": 280}
+    candidate = Fit(tmp_path / "run", tmp_path / "cache", **settings, optimizer=NO_STEP).run()
+    before, after = _metrics(whole), _metrics(candidate)
+    assert after["val/logprob_margin"] == pytest.approx(before["val/logprob_margin"], abs=1e-4)
+    ours, theirs = whole.module.require_policy(), candidate.module.require_policy()
+    assert theirs.transcript.fingerprint == ours.transcript.fingerprint
 
 
 @pytest.mark.parametrize("stop", ["forward", "validation-start"])

@@ -186,3 +186,20 @@ def test_validation_is_repeated_as_a_whole(make_fit, stop):
     resumed.run(resumed.last)
     assert found.found == expected.found
     assert any(expected.found.values())
+
+
+def test_the_last_epoch_is_kept_whether_or_not_it_was_the_best(make_fit, monkeypatch):
+    """Validation that finds the same every time improves once only."""
+    fit: Fit = make_fit("run")
+    monkeypatch.setattr(type(fit.module), "_log_counts", _always_half)
+    fit.run()
+    steps = [
+        torch.load(fit.last.with_name(f"{name}.ckpt"), weights_only=False)["global_step"]
+        for name in ("best", "last")
+    ]
+    assert steps == [4, 12]
+
+
+def _always_half(module: Any, stage: str) -> float:
+    module.log(f"{stage}/success_rate", 0.5)
+    return 0.5
