@@ -57,13 +57,14 @@ class CurriculumFigures(Callback):
                 "drawn": _shares(quality_N[rows]),
                 "kinds": (np.bincount(kinds, minlength=4) / len(rows)).tolist(),
                 "exposure": None,
+                "end": None,
             }
         )
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep and log how often a trajectory of each family was learnt from so far."""
         exposure = _family_exposure(trainer)
-        self._epochs[-1]["exposure"] = exposure
+        self._epochs[-1] |= {"exposure": exposure, "end": trainer.global_step}
         pl_module.log_dict({f"exposure/{family}": mean for family, mean in exposure.items()})
 
     def state_dict(self) -> dict[str, Any]:
@@ -106,7 +107,7 @@ class CurriculumFigures(Callback):
                 learning_curve(
                     {
                         family: (
-                            [float(one["step"]) for one in over],
+                            [float(one["end"]) for one in over],
                             [one["exposure"].get(family, 0.0) for one in over],
                         )
                         for family in families
@@ -139,7 +140,7 @@ def quality_over_time(
             edges,
             np.linspace(0.0, 1.0, _BINS + 1),
             np.array(shares).T,
-            cmap="viridis",
+            cmap="Blues",
             vmin=0.0,
             vmax=most,
         )
