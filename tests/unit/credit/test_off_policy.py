@@ -135,6 +135,14 @@ def test_unweighted_estimates_are_exact_in_expectation() -> None:
     assert wrong.value == pytest.approx(TRUTH)
 
 
+def test_padding_is_never_read() -> None:
+    q, v = _table(lambda s, a, r, n: _q(s, a, n)), _table(lambda s, a, r, n: _v(s, n))
+    filled_q, filled_v = np.where(STEPS_BS, q, 99.0), np.where(STEPS_BS, v, 99.0)
+    for weighted in (False, True):
+        clean = doubly_robust(RATIOS, q, v, GAMMA, weighted=weighted)
+        assert doubly_robust(RATIOS, filled_q, filled_v, GAMMA, weighted=weighted) == clean
+
+
 def test_the_true_q_leaves_no_variance_but_that_of_the_start() -> None:
     q, v = _table(lambda s, a, r, n: _q(s, a, n)), _table(lambda s, a, r, n: _v(s, n))
     right = doubly_robust(RATIOS, q, v, GAMMA, weighted=False)

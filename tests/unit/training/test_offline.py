@@ -19,7 +19,7 @@ from retro_lightning.environments.base import make_tasks
 from retro_lightning.replay.store import ReplayStore
 from retro_lightning.rollout.behaviours import Expert, RandomWalker, run_behaviour
 from retro_lightning.rollout.history import StoredHistory
-from retro_lightning.training.held_out import Scored, held_out_metrics
+from retro_lightning.training.held_out import HeldOutBatches, Scored, held_out_metrics
 from retro_lightning.training.phases import Phase
 from retro_lightning.trajectory import Trajectory
 from tests.fits import Fit, assert_same
@@ -92,6 +92,21 @@ def test_held_out_trajectories_are_not_learnt_from(whole: Fit) -> None:
     index, exposure = whole.datamodule.index, whole.datamodule.exposure()
     assert exposure.sum() == 3 * 20 * 8
     assert {index.splits[code] for code in index.split[exposure > 0]} == {"train"}
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_split_is_read_whole_and_alone(whole: Fit, split: str) -> None:
+    memory, index = whole.datamodule.memory, whole.datamodule.index
+    expected = np.flatnonzero(index.split == index.splits.index(split)).tolist()
+    assert len(expected) == 16
+    read = [  # dealt to three processes
+        row
+        for rank in range(3)
+        for parts in HeldOutBatches(memory, split, 4, rank, 3)  # type: ignore[arg-type]
+        for part in parts
+        for row in part.rows_B.tolist()
+    ]
+    assert sorted(read) == expected
 
 
 def test_the_test_split_is_read_by_a_policy_directory(whole: Fit, logs: Path) -> None:
