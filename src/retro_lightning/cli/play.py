@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from retro_lightning.cli.play_text import AgentText, HumanText, Said, Writer
 from retro_lightning.config import command
 from retro_lightning.config.locate import nearest
 from retro_lightning.environments.base import TextEnv
@@ -71,15 +72,23 @@ def play(name: str, args: Sequence[str]) -> None:
         version = policy.version if policy is not None else 0
         rng = generator(data.seed, task.task_id, 0, version, "play")
     choose: Choose = HumanChoice(console) if config.human else AgentChoice(rng)
+    write: Writer = HumanText(console)
+    if policy is not None and not config.human:
+        write = AgentText(policy, rng)
     env = data.environments[family]()
     try:
-        play_episode(task, env, policy, choose, console)
+        play_episode(task, env, policy, choose, write, console)
     finally:
         env.close()
 
 
 def play_episode(
-    task: Task, env: TextEnv, policy: Policy | None, choose: Choose, console: Console
+    task: Task,
+    env: TextEnv,
+    policy: Policy | None,
+    choose: Choose,
+    write: Writer,
+    console: Console,
 ) -> Trajectory:
     """Show an episode step by step.
 
@@ -87,14 +96,12 @@ def play_episode(
         task: The task.
         env: An environment of its family.
         policy: States the probability of every valid action; None = nobody does.
-        choose: Chooses the actions.
+        choose: Chooses among valid actions.
+        write: Writes free text, and thoughts.
         console: Where it is shown.
 
     Returns:
         The episode.
-
-    Raises:
-        ValueError: If the environment takes free text.
     """
     recorder = EpisodeRecorder(task, env)
     steps: list[Step] = []
@@ -103,20 +110,32 @@ def play_episode(
         if recorder.done:
             break
         valid = recorder.valid_actions
-        if valid is None:
-            raise ValueError(f"family {task.family!r} takes free text, which play can't show yet")
-        console.print(f"[bold]step {number}[/]  {escape(recorder.observation)}")
-        seen, probabilities = recorder.observation, None
-        if policy is not None:
-            probabilities = distribution(policy, task, steps, seen, valid)
-        console.print(_actions_table(valid, probabilities))
-        action = choose(valid, probabilities)
-        if action is None:
+        seen = recorder.observation
+        console.print(f"[bold]step {number}[/]  {escape(seen)}")
+        if valid is None or write.thinks:
+            said = write(task, steps, seen, valid)
+            _show_said(said, valid, console)
+        else:
+            probabilities = None
+            if policy is not None:
+                probabilities = distribution(policy, task, steps, seen, valid)
+            console.print(_actions_table(valid, probabilities))
+            action = choose(valid, probabilities)
+            said = None if action is None else Said(action)
+        if said is None:
             recorder.stop("collector_limit")
             break
-        console.print(f"  → [bold]{escape(action)}[/]\n")
-        recorder.act(action)
-        steps.append(Step(observation=seen, valid_actions=valid, action=action, reward=0.0))
+        console.print(f"  → [bold]{escape(said.action)}[/]\n")
+        recorder.act(said.action, thought=said.thought)
+        steps.append(
+            Step(
+                observation=seen,
+                valid_actions=valid,
+                action=said.action,
+                reward=0.0,
+                thought=said.thought,
+            )
+        )
     episode = recorder.trajectory(source="rollout", behaviour_id="play", run="play", attempt=0)
     _ending(episode, console)
     return episode
@@ -202,6 +221,17 @@ class HumanChoice:
                 return None
             hint = nearest(answer, valid)
             self.console.print(f"not valid; {f'did you mean {hint}?' if hint else 'try again'}")
+
+
+def _show_said(said: Said | None, valid: tuple[str, ...] | None, console: Console) -> None:
+    if said is None:
+        return
+    if said.thought is not None:
+        console.print(f"  [italic]{escape(said.thought)}[/]")
+    if valid is not None:
+        console.print(_actions_table(valid, said.probabilities))
+    if said.log_prob is not None:
+        console.print(f"  log-probability {said.log_prob:.2f}")
 
 
 def _actions_table(valid: tuple[str, ...], probabilities: np.ndarray | None) -> Table:

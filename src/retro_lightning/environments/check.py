@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -9,7 +10,7 @@ from typing import Any, NoReturn
 import gymnasium
 import numpy as np
 
-from retro_lightning.environments.base import EnvironmentFactory, TextEnv
+from retro_lightning.environments.base import BatchedEnv, EnvironmentFactory, TextEnv
 from retro_lightning.environments.contract import Broken, Turn, faults, kind, read_turn
 
 _NONSENSE = "no such action, surely"
@@ -93,6 +94,7 @@ class _Checker:
         self.episodes = self.steps = 0
         self.has_expert = callable(getattr(env, "expert_action", None))
         self.violations: dict[str, str] = {}
+        self._together = False
 
     def check_seed(self, seed: int) -> None:
         """All checks of one seed; those that compare episodes only where the first is sound."""
@@ -110,6 +112,11 @@ class _Checker:
                 self._break(
                     f"seed {seed}",
                     "asking expert_action changed the episode; it must only advise",
+                )
+            if isinstance(self.env, BatchedEnv) and self._play_together(seed, actions) != first:
+                self._break(
+                    f"seed {seed}",
+                    "reset_many and step_many gave another episode than reset and step",
                 )
             if first[0].valid is not None:
                 self._check_nonsense(seed)
@@ -159,6 +166,23 @@ class _Checker:
             taken.append(action)
         return taken, turns
 
+    def _play_together(self, seed: int, actions: list[str]) -> list[Turn]:
+        """The same episode by the batched form, in a batch of one."""
+        self._together = True
+        try:
+            return self._play(seed, actions)[1]
+        finally:
+            self._together = False
+
+    def _alone(self, name: str, argument: Any) -> Any:
+        """What the batched form returns for this environment alone."""
+        results = getattr(self.env, f"{name}_many")([self.env], [argument])
+        if not isinstance(results, list) or len(results) != 1:
+            raise ValueError(f"{name}_many must return a list with a result per environment")
+        if isinstance(results[0], Exception):
+            raise results[0]
+        return results[0]
+
     def _choose(self, turn: Turn, rng: np.random.Generator) -> str:
         if turn.valid is None:
             return str(self.env.action_space.sample())
@@ -166,7 +190,8 @@ class _Checker:
 
     def _reset(self, seed: int) -> Turn:
         where = f"reset(seed={seed})"
-        returned = self._call(where, lambda: self.env.reset(seed=seed))
+        alone, env = functools.partial(self._alone, "reset", seed), self.env
+        returned = self._call(where, alone if self._together else lambda: env.reset(seed=seed))
         if not (isinstance(returned, tuple) and len(returned) == 2):
             self._break(where, f"it returned {kind(returned)}, it must return (observation, info)")
         observation, info = returned
@@ -176,7 +201,8 @@ class _Checker:
         self.steps += 1
         if not self.env.action_space.contains(action):
             self._note(where, "the action is not in action_space; use UnicodeText")
-        returned = self._call(where, lambda: self.env.step(action))
+        alone, env = functools.partial(self._alone, "step", action), self.env
+        returned = self._call(where, alone if self._together else lambda: env.step(action))
         if not (isinstance(returned, tuple) and len(returned) == 5):
             self._break(
                 where,

@@ -98,9 +98,9 @@ def token_log_probs(
         Log-probability of each token and entropy, in nats, of the distribution it was drawn from
         [F], both float32.
     """
-    vocabulary = head.weight.shape[0]
-    assert isinstance(vocabulary, int)
-    rows = max(1, _LOGITS_AT_ONCE // vocabulary)
+    weight = head.weight
+    assert isinstance(weight, Tensor)
+    rows = max(1, _LOGITS_AT_ONCE // len(weight))
     parts = []
     for start in range(0, len(token_F), rows):
         part = slice(start, start + rows)

@@ -185,6 +185,7 @@ class Transcript:
                 trie = self.trie(step.valid_actions) if self.trained != "thought" else None
             tries.append(trie if isinstance(trie, ScoredTrie) else None)
             if isinstance(trie, ScoredTrie):
+                assert wrote.path is not None
                 decided.append(number)
                 taken.append(trie.candidate_of(wrote.path.ids))
         sizes = [len(trie.distinct) for trie in tries if trie is not None]

@@ -32,6 +32,14 @@ class Behaviour(ABC):
         Called once per step, before the step is taken.
         """
 
+    def write(self, env: TextEnv) -> str:
+        """What to write now, where the action is free text.
+
+        Raises:
+            NoWriter: Unless the behaviour can.
+        """
+        raise NoWriter
+
 
 class RandomWalker(Behaviour):
     """Takes every valid action with the same probability."""
@@ -96,6 +104,10 @@ class Expert(NoisyExpert):
         """The name: there are no parameters."""
         return self.name
 
+    def write(self, env: TextEnv) -> str:
+        """What the environment's expert writes."""
+        return _expert_action(env)
+
 
 def run_behaviour(
     behaviour: Behaviour,
@@ -119,17 +131,22 @@ def run_behaviour(
         max_steps: Steps after which the episode is cut; None = the task's own limit.
 
     Raises:
-        ValueError: If the environment has no expert where one is needed, or takes free text.
+        ValueError: If the environment has no expert where one is needed, or takes free text that
+            the behaviour cannot write.
     """
     recorder = EpisodeRecorder(task, env, max_steps=max_steps)
     while not recorder.done:
         valid = recorder.valid_actions
-        if valid is None:
-            raise ValueError(
-                f"family {task.family!r} takes free text: scripted behaviours need valid actions"
-            )
         try:
+            if valid is None:
+                recorder.act(behaviour.write(env))  # a point mass, to which there is no ratio
+                continue
             probabilities = behaviour.probabilities(env, valid)
+        except NoWriter:
+            raise ValueError(
+                f"family {task.family!r} takes free text, which {behaviour.behaviour_id} cannot "
+                "write: of the scripted behaviours only Expert can"
+            ) from None
         except MissingExpert as error:
             raise ValueError(f"family {task.family!r}: {error}") from None
         except Exception as error:  # a user's expert may raise anything
@@ -145,6 +162,10 @@ def run_behaviour(
         run=run,
         attempt=attempt,
     )
+
+
+class NoWriter(Exception):
+    """The behaviour chooses from lists and cannot write free text."""
 
 
 class MissingExpert(Exception):

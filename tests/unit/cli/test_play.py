@@ -12,7 +12,10 @@ from rich.console import Console
 import tiny
 from retro_lightning.cli.main import main
 from retro_lightning.cli.play import AgentChoice, HumanChoice, distribution, play_episode
+from retro_lightning.cli.play_text import AgentText, HumanText
 from retro_lightning.environments.base import make_tasks
+from retro_lightning.policy.text import TextSampling
+from retro_lightning.rollout.collector import Job, collect
 from retro_lightning.rollout.episode import EpisodeRecorder
 from retro_lightning.trajectory import Step
 from tests.support import CorridorEnv
@@ -50,7 +53,7 @@ def test_a_person_solves_a_corridor():
     env.reset(seed=task.seed)
     way = ["right"] * (env.goal - env.cell) + ["left"] * (env.cell - env.goal) + ["stop"]
     shown = console("\n".join(way))
-    episode = play_episode(task, CorridorEnv(), None, HumanChoice(shown), shown)
+    episode = play_episode(task, CorridorEnv(), None, HumanChoice(shown), HumanText(shown), shown)
     assert episode.success
     assert [step.action for step in episode.steps] == way
     text = shown.export_text()
@@ -69,7 +72,9 @@ def test_an_action_is_chosen_by_number_or_name_until_it_is_valid():
 @pytest.mark.parametrize("answers", ["q", ""])
 def test_a_person_may_stop(answers):
     shown = console(answers)
-    episode = play_episode(corridor_task(), CorridorEnv(), None, HumanChoice(shown), shown)
+    episode = play_episode(
+        corridor_task(), CorridorEnv(), None, HumanChoice(shown), HumanText(shown), shown
+    )
     assert episode.length == 0
     assert "stopped after 0 steps" in shown.export_text()
 
@@ -77,7 +82,9 @@ def test_a_person_may_stop(answers):
 def test_the_agent_shows_the_probability_of_every_valid_action():
     policy = tiny.policy().eval()
     shown = console()
-    episode = play_episode(corridor_task(), CorridorEnv(), policy, AgentChoice(None), shown)
+    episode = play_episode(
+        corridor_task(), CorridorEnv(), policy, AgentChoice(None), AgentText(policy, None), shown
+    )
     text = shown.export_text()
     for step, log_probs in zip(episode.steps, policy.action_log_probs(episode), strict=True):
         assert step.valid_actions is not None
@@ -125,7 +132,9 @@ def test_a_full_context_ends_the_episode():
         return AgentChoice(None)(valid, probabilities) and valid[0]
 
     task = corridor_task()
-    episode = play_episode(task, CorridorEnv(max_steps=50), policy, wander, shown)
+    episode = play_episode(
+        task, CorridorEnv(max_steps=50), policy, wander, AgentText(policy, None), shown
+    )
     assert "stopped after" in shown.export_text()
     assert 0 < episode.length < 50
 
@@ -133,7 +142,7 @@ def test_a_full_context_ends_the_episode():
 def test_a_fault_is_told():
     shown = console("stop")
     env = CorridorEnv(fault_at=0)
-    episode = play_episode(corridor_task(), env, None, HumanChoice(shown), shown)
+    episode = play_episode(corridor_task(), env, None, HumanChoice(shown), HumanText(shown), shown)
     assert episode.fault is not None
     assert "fault:" in shown.export_text()
 
@@ -159,3 +168,61 @@ def test_bad_input_is_one_sentence(args, complaint, capsys):
     err = capsys.readouterr().err
     assert complaint in err
     assert err.count("\n") == 1
+
+
+# ---------------------------------------------------------------------- free text and thoughts
+class Echo(CorridorEnv):
+    """Free text at every step but each second; it ends after three."""
+
+    def _info(self):
+        info = super()._info()
+        if self.steps % 2 == 0:
+            del info["valid_actions"]
+        return info
+
+    def step(self, action):
+        self.steps += 1
+        return f"you said {action}", 0.0, self.steps == 3, False, self._info()
+
+
+def echo_task():
+    return make_tasks("echo", Echo, "val", 1)[0]
+
+
+def test_a_person_writes_where_the_action_is_free_text():
+    shown = console("hello [b]there[/b]\n1\nbye")
+    episode = play_episode(echo_task(), Echo(), None, HumanChoice(shown), HumanText(shown), shown)
+    assert [step.action for step in episode.steps] == ["hello [b]there[/b]", "left", "bye"]
+    assert "you said hello [b]there[/b]" in shown.export_text()
+
+
+def test_a_person_may_stop_at_free_text():
+    for answers in ("q", ""):
+        shown = console(answers)
+        made = play_episode(echo_task(), Echo(), None, HumanChoice(shown), HumanText(shown), shown)
+        assert (made.length, made.truncation) == (0, "collector_limit")
+
+
+@pytest.mark.parametrize("thought_tokens", [0, 5])
+def test_the_agent_writes_what_it_would_in_a_rollout(thought_tokens: int):
+    policy = tiny.policy()
+    policy.text = TextSampling(max_tokens=7, thought_tokens=thought_tokens)
+    shown, task = console(), echo_task()
+    episode = play_episode(task, Echo(), policy, AgentChoice(None), AgentText(policy, None), shown)
+    [rolled] = collect(policy, {"echo": Echo}, [Job(task, 0)], run="r", seed=1, greedy=True)
+    # A text that the token limit cut is read on with an end: later steps may differ.
+    assert episode.steps[0].action == rolled.steps[0].action
+    assert episode.steps[0].thought == rolled.steps[0].thought
+    assert (episode.steps[0].thought is None) == (thought_tokens == 0)
+    assert [step.valid_actions is None for step in episode.steps] == [True, False, True]
+    assert shown.export_text().count("log-probability") == (3 if thought_tokens else 2)
+
+
+def test_a_full_context_ends_the_play_of_free_text():
+    policy = tiny.policy(context=60)
+    policy.text = TextSampling(max_tokens=50)
+    shown = console()
+    made = play_episode(
+        echo_task(), Echo(), policy, AgentChoice(None), AgentText(policy, None), shown
+    )
+    assert made.truncation == "collector_limit"

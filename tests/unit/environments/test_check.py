@@ -8,6 +8,7 @@ import pytest
 
 from retro_lightning.environments import ContractError, check
 from retro_lightning.environments.spaces import UnicodeText
+from tests.support import CorridorEnv
 
 
 class Sound(gymnasium.Env):
@@ -184,3 +185,35 @@ def test_one_sentence_per_violation_however_many_seeds():
 def test_a_factory_of_something_else_is_named():
     with pytest.raises(ContractError, match=r"must make a gymnasium\.Env"):
         check(lambda: 5)
+
+
+def _batched(bend=lambda results: results):
+    class Batched(CorridorEnv):
+        @staticmethod
+        def reset_many(environments, seeds):
+            pairs = zip(environments, seeds, strict=True)
+            return [env.reset(seed=seed) for env, seed in pairs]
+
+        @staticmethod
+        def step_many(environments, actions):
+            pairs = zip(environments, actions, strict=True)
+            return bend([env.step(action) for env, action in pairs])
+
+    return Batched
+
+
+def test_a_batched_form_that_does_the_same_is_fine():
+    check(_batched(), seeds=range(3))
+
+
+@pytest.mark.parametrize(
+    ("bend", "sentence"),
+    [
+        (lambda results: [("elsewhere", *results[0][1:])], "gave another episode than reset and"),
+        (lambda results: [], "step_many must return a list with a result per environment"),
+        (lambda results: [KeyError("lost")], "it raised KeyError: 'lost'"),
+    ],
+)
+def test_a_batched_form_that_does_something_else_is_a_violation(bend, sentence):
+    with pytest.raises(ContractError, match=sentence):
+        check(_batched(bend), seeds=range(3))

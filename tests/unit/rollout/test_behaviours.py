@@ -132,3 +132,23 @@ def test_the_smallest_random_number_chooses_nothing_impossible() -> None:
     )
     assert made.success
     assert {step.log_prob for step in made.steps} == {0.0}
+
+
+class Written(CorridorEnv):
+    """A corridor whose actions are free text."""
+
+    def _info(self) -> dict[str, Any]:
+        return {"instruction": f"stop at cell {self.goal}"}
+
+
+def test_the_expert_writes_where_the_action_is_free_text_and_claims_no_ratio():
+    made = play(Expert(), env=Written())
+    assert made.success
+    assert [step.action for step in made.steps] == [step.action for step in play(Expert()).steps]
+    assert all(step.valid_actions is None and step.log_prob is None for step in made.steps)
+
+
+@pytest.mark.parametrize("behaviour", BEHAVIOURS[:2])
+def test_who_chooses_from_lists_cannot_write(behaviour: Behaviour):
+    with pytest.raises(ValueError, match="family 'corridor' takes free text, which"):
+        play(behaviour, env=Written())
