@@ -27,6 +27,7 @@ from retro_lightning.rollout.seeds import generator
 from retro_lightning.tracking.credit_map import credit_map
 from retro_lightning.tracking.mlflow import MLflowRun
 from retro_lightning.training import bench as room
+from retro_lightning.training.reference import Reference, reference_gradient
 
 if TYPE_CHECKING:
     from retro_lightning.config.command import Command, Parser
@@ -35,6 +36,7 @@ _HEADINGS = (
     ("estimator", "estimator", "{}"),
     ("baseline", "baseline", "{}"),
     ("variance", "variance", "{:.3g}"),
+    ("cut", "cut", "{:.2f}"),
     ("cosine", "cosine", "{:+.3f}"),
     ("bias_on_policy", "bias, own", "{:.3f}"),
     ("bias_off_policy", "bias, others'", "{:.3f}"),
@@ -96,9 +98,7 @@ def bench(name: str, args: Sequence[str]) -> None:
     result: dict[str, Any] = {
         "trajectories": len(batch.trajectories),
         "families": shares,
-        "reference_episodes": 0 if reference is None else reference.episodes,
-        "reference_success_rate": None if reference is None else reference.success_rate,
-        "noise_floor": None if reference is None else reference.halves_cosine,
+        "reference": None if reference is None else _plain(reference),
         "rows": [dataclasses.asdict(row) for row in measured],
     }
     path = Path(config.figure) if config.figure else cli.run_dir / "credit_map.png"
@@ -108,6 +108,12 @@ def bench(name: str, args: Sequence[str]) -> None:
         print(json.dumps({**result, "figure": str(path)}, indent=1))
     else:
         _show(result, path)
+
+
+def _plain(reference: Reference) -> dict[str, float]:
+    """All of a reference but the gradient."""
+    values = dataclasses.asdict(reference)
+    return {key: value for key, value in values.items() if key != "gradient"}
 
 
 def _batch(policy: Policy, store: ReplayStore, count: int, seed: int) -> room.StoredBatch:
@@ -137,7 +143,7 @@ def _shares(trajectories: Sequence[Any]) -> dict[str, float]:
 
 def _reference(
     cli: Command, policy: Policy, shares: dict[str, float], episodes: int
-) -> room.Reference | None:
+) -> Reference | None:
     """The on-policy gradient on training tasks of the batch's families, in turn."""
     if episodes == 0:
         return None
@@ -158,7 +164,7 @@ def _reference(
         seed=cli.datamodule.seed,
         arm="bench",
     )
-    return room.reference_gradient(policy, list(fresh), shares)
+    return reference_gradient(policy, list(fresh), shares)
 
 
 def _objectives(cli: Command) -> dict[str, Objective]:
@@ -219,11 +225,11 @@ def _log(cli: Command, result: dict[str, Any], figure: Path) -> None:
     metrics = {
         f"bench/{row['estimator']}/{row['baseline'] or 'none'}/{key}": row[key]
         for row in result["rows"]
-        for key in ("variance", "cosine", "bias_off_policy", "milliseconds")
+        for key in ("variance", "cut", "cosine", "bias_off_policy", "milliseconds")
         if np.isfinite(row[key])
     }
-    if result["noise_floor"] is not None:
-        metrics["bench/noise_floor"] = result["noise_floor"]
+    for key, value in (result["reference"] or {}).items():
+        metrics[f"bench/reference/{key}"] = value
     logger.log_metrics(metrics, step=0)
     logger.log_file(figure, "figures")
     logger.log_rows(result["rows"], "bench.json")
@@ -231,15 +237,17 @@ def _log(cli: Command, result: dict[str, Any], figure: Path) -> None:
 
 
 def _show(result: dict[str, Any], figure: Path) -> None:
-    floor = result["noise_floor"]
     caption = (
-        f"{result['trajectories']} stored trajectories. variance: of a trajectory's gradient over "
-        "its mean's squared length. "
+        f"{result['trajectories']} stored trajectories. variance: of a trajectory's gradient, on "
+        "the estimator's own scale; cut: through the baseline. "
     )
-    if floor is not None:
+    told = result["reference"]
+    if told is not None:
         caption += (
-            f"cosine: to the on-policy gradient of {result['reference_episodes']} fresh episodes, "
-            f"whose halves have {floor:.3f} between them. "
+            f"cosine: to the on-policy gradient of {told['episodes']} fresh episodes, whose halves "
+            f"have {told['halves_cosine']:.3f} between them. There the value head cuts the "
+            f"variance by {told['cut']:.2f}; its limit 1/((1-p)(1-EV)) is {told['limit']:.2f} "
+            f"(p {told['success_rate']:.2f}, EV {told['explained_variance']:.2f}). "
         )
     caption += f"bias: on a tiny process, sine of the angle. Credit map: {figure}"
     table = Table(caption=caption)

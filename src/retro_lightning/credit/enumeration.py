@@ -124,7 +124,7 @@ def batch(
     everyone_B = steps_BS[:, 0]
     return CreditInputs(
         logprobs_BS=logprobs_BS,
-        entropies_BS=entropy[states_BS],
+        entropies_BS=entropy[states_BS].detach(),  # its bonus is no part of the policy gradient
         values_BS=values_BS,
         steps_BS=steps_BS,
         rewards_BS=rewards_BS,
