@@ -99,7 +99,7 @@ def bench(name: str, args: Sequence[str]) -> None:
         "trajectories": len(batch.trajectories),
         "families": shares,
         "reference": None if reference is None else _plain(reference),
-        "rows": [dataclasses.asdict(row) for row in measured],
+        "rows": [_row(measured_) for measured_ in measured],
     }
     path = Path(config.figure) if config.figure else cli.run_dir / "credit_map.png"
     _draw(batch, pushes, path)
@@ -108,6 +108,15 @@ def bench(name: str, args: Sequence[str]) -> None:
         print(json.dumps({**result, "figure": str(path)}, indent=1))
     else:
         _show(result, path)
+
+
+def _row(measured: room.Measured) -> dict[str, Any]:
+    """A measurement as plain data; what could not be measured is None, as JSON has it."""
+    values = dataclasses.asdict(measured)
+    return {
+        key: None if isinstance(value, float) and not np.isfinite(value) else value
+        for key, value in values.items()
+    }
 
 
 def _plain(reference: Reference) -> dict[str, float]:
@@ -226,7 +235,7 @@ def _log(cli: Command, result: dict[str, Any], figure: Path) -> None:
         f"bench/{row['estimator']}/{row['baseline'] or 'none'}/{key}": row[key]
         for row in result["rows"]
         for key in ("variance", "cut", "cosine", "bias_off_policy", "milliseconds")
-        if np.isfinite(row[key])
+        if row[key] is not None
     }
     for key, value in (result["reference"] or {}).items():
         metrics[f"bench/reference/{key}"] = value
@@ -241,18 +250,19 @@ def _show(result: dict[str, Any], figure: Path) -> None:
         f"{result['trajectories']} stored trajectories. variance: of a trajectory's gradient, on "
         "the estimator's own scale; cut: through the baseline. "
     )
-    told = result["reference"]
-    if told is not None:
+    fresh = result["reference"]
+    if fresh is not None:
         caption += (
-            f"cosine: to the on-policy gradient of {told['episodes']} fresh episodes, whose halves "
-            f"have {told['halves_cosine']:.3f} between them. There the value head cuts the "
-            f"variance by {told['cut']:.2f}; its limit 1/((1-p)(1-EV)) is {told['limit']:.2f} "
-            f"(p {told['success_rate']:.2f}, EV {told['explained_variance']:.2f}). "
+            f"cosine: to the on-policy gradient of {fresh['episodes']} fresh episodes, whose "
+            f"halves have {fresh['halves_cosine']:.3f} between them. There the value head cuts the "
+            f"variance by {fresh['cut']:.2f}; its limit 1/((1-p)(1-EV)) is {fresh['limit']:.2f} "
+            f"(p {fresh['success_rate']:.2f}, EV {fresh['explained_variance']:.2f}). "
         )
     caption += f"bias: on a tiny process, sine of the angle. Credit map: {figure}"
     table = Table(caption=caption)
     for key, heading, _ in _HEADINGS:
         table.add_column(heading, justify="left" if key in ("estimator", "baseline") else "right")
     for row in result["rows"]:
-        table.add_row(*(form.format(row[key]) for key, _, form in _HEADINGS))
+        told = ("-" if row[key] is None else form.format(row[key]) for key, _, form in _HEADINGS)
+        table.add_row(*told)
     Console().print(table)
