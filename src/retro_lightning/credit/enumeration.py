@@ -37,7 +37,7 @@ class Columns:
     task_id: np.ndarray[tuple[int], np.dtype[np.int64]]
     family: np.ndarray[tuple[int], np.dtype[np.int64]]
     behaviour: np.ndarray[tuple[int], np.dtype[np.int64]]
-    source: np.ndarray[tuple[int], np.dtype[np.int64]]
+    run: np.ndarray[tuple[int], np.dtype[np.int64]]
     policy_version: np.ndarray[tuple[int], np.dtype[np.int64]]
     faulted: np.ndarray[tuple[int], np.dtype[np.bool_]]
 
