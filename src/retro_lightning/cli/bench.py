@@ -27,6 +27,7 @@ from retro_lightning.rollout.seeds import generator
 from retro_lightning.tracking.credit_map import credit_map
 from retro_lightning.tracking.mlflow import MLflowRun
 from retro_lightning.training import bench as room
+from retro_lightning.training.reference import Reference, reference_gradient
 
 if TYPE_CHECKING:
     from retro_lightning.config.command import Command, Parser
@@ -35,6 +36,7 @@ _HEADINGS = (
     ("estimator", "estimator", "{}"),
     ("baseline", "baseline", "{}"),
     ("variance", "variance", "{:.3g}"),
+    ("cut", "cut", "{:.2f}"),
     ("cosine", "cosine", "{:+.3f}"),
     ("bias_on_policy", "bias, own", "{:.3f}"),
     ("bias_off_policy", "bias, others'", "{:.3f}"),
@@ -96,10 +98,8 @@ def bench(name: str, args: Sequence[str]) -> None:
     result: dict[str, Any] = {
         "trajectories": len(batch.trajectories),
         "families": shares,
-        "reference_episodes": 0 if reference is None else reference.episodes,
-        "reference_success_rate": None if reference is None else reference.success_rate,
-        "noise_floor": None if reference is None else reference.halves_cosine,
-        "rows": [dataclasses.asdict(row) for row in measured],
+        "reference": None if reference is None else _plain(reference),
+        "rows": [_row(measured_) for measured_ in measured],
     }
     path = Path(config.figure) if config.figure else cli.run_dir / "credit_map.png"
     _draw(batch, pushes, path)
@@ -108,6 +108,21 @@ def bench(name: str, args: Sequence[str]) -> None:
         print(json.dumps({**result, "figure": str(path)}, indent=1))
     else:
         _show(result, path)
+
+
+def _row(measured: room.Measured) -> dict[str, Any]:
+    """A measurement as plain data; what could not be measured is None, as JSON has it."""
+    values = dataclasses.asdict(measured)
+    return {
+        key: None if isinstance(value, float) and not np.isfinite(value) else value
+        for key, value in values.items()
+    }
+
+
+def _plain(reference: Reference) -> dict[str, float]:
+    """All of a reference but the gradient."""
+    values = dataclasses.asdict(reference)
+    return {key: value for key, value in values.items() if key != "gradient"}
 
 
 def _batch(policy: Policy, store: ReplayStore, count: int, seed: int) -> room.StoredBatch:
@@ -137,7 +152,7 @@ def _shares(trajectories: Sequence[Any]) -> dict[str, float]:
 
 def _reference(
     cli: Command, policy: Policy, shares: dict[str, float], episodes: int
-) -> room.Reference | None:
+) -> Reference | None:
     """The on-policy gradient on training tasks of the batch's families, in turn."""
     if episodes == 0:
         return None
@@ -158,7 +173,7 @@ def _reference(
         seed=cli.datamodule.seed,
         arm="bench",
     )
-    return room.reference_gradient(policy, list(fresh), shares)
+    return reference_gradient(policy, list(fresh), shares)
 
 
 def _objectives(cli: Command) -> dict[str, Objective]:
@@ -219,11 +234,11 @@ def _log(cli: Command, result: dict[str, Any], figure: Path) -> None:
     metrics = {
         f"bench/{row['estimator']}/{row['baseline'] or 'none'}/{key}": row[key]
         for row in result["rows"]
-        for key in ("variance", "cosine", "bias_off_policy", "milliseconds")
-        if np.isfinite(row[key])
+        for key in ("variance", "cut", "cosine", "bias_off_policy", "milliseconds")
+        if row[key] is not None
     }
-    if result["noise_floor"] is not None:
-        metrics["bench/noise_floor"] = result["noise_floor"]
+    for key, value in (result["reference"] or {}).items():
+        metrics[f"bench/reference/{key}"] = value
     logger.log_metrics(metrics, step=0)
     logger.log_file(figure, "figures")
     logger.log_rows(result["rows"], "bench.json")
@@ -231,20 +246,23 @@ def _log(cli: Command, result: dict[str, Any], figure: Path) -> None:
 
 
 def _show(result: dict[str, Any], figure: Path) -> None:
-    floor = result["noise_floor"]
     caption = (
-        f"{result['trajectories']} stored trajectories. variance: of a trajectory's gradient over "
-        "its mean's squared length. "
+        f"{result['trajectories']} stored trajectories. variance: of a trajectory's gradient, on "
+        "the estimator's own scale; cut: through the baseline. "
     )
-    if floor is not None:
+    fresh = result["reference"]
+    if fresh is not None:
         caption += (
-            f"cosine: to the on-policy gradient of {result['reference_episodes']} fresh episodes, "
-            f"whose halves have {floor:.3f} between them. "
+            f"cosine: to the on-policy gradient of {fresh['episodes']} fresh episodes, whose "
+            f"halves have {fresh['halves_cosine']:.3f} between them. There the value head cuts the "
+            f"variance by {fresh['cut']:.2f}; its limit 1/((1-p)(1-EV)) is {fresh['limit']:.2f} "
+            f"(p {fresh['success_rate']:.2f}, EV {fresh['explained_variance']:.2f}). "
         )
     caption += f"bias: on a tiny process, sine of the angle. Credit map: {figure}"
     table = Table(caption=caption)
     for key, heading, _ in _HEADINGS:
         table.add_column(heading, justify="left" if key in ("estimator", "baseline") else "right")
     for row in result["rows"]:
-        table.add_row(*(form.format(row[key]) for key, _, form in _HEADINGS))
+        told = ("-" if row[key] is None else form.format(row[key]) for key, _, form in _HEADINGS)
+        table.add_row(*told)
     Console().print(table)

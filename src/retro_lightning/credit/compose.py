@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from retro_lightning.credit.advantages import Advantage, ReturnToGo, VTrace
+from retro_lightning.credit.contradictions import contradiction
 from retro_lightning.credit.diagnostics import (
     approximate_kl,
     effective_sample_size,
@@ -112,26 +113,9 @@ class Estimator(Objective):
             value_coef=self.value_coef,
         )
         check_gamma(self.name, self.gamma)
-        weighting, advantage = self.weighting, self.advantage
-        refused = {
-            f"ratio_level {self.ratio_level} is known to the weighting Clipped alone, for only the "
-            f"policy at the epoch's start can be asked again; {type(weighting).__name__} takes "
-            "ratios of whole actions: set ratio_level: action": self.ratio_level != "action"
-            and not isinstance(weighting, Clipped),
-            f"normalise_advantages has no meaning for {type(weighting).__name__}, which imitates: "
-            "set it to false": self.normalise_advantages and weighting.imitates,
-            f"{type(weighting).__name__} reads no advantage, so {type(advantage).__name__} would "
-            "have no effect: leave advantage out": not weighting.reads_advantages
-            and not isinstance(advantage, ReturnToGo),
-            f"{type(advantage).__name__} corrects what was done afterwards, while "
-            f"{type(weighting).__name__} imitates what was done: use Truncated, Cumulative or "
-            "Clipped": advantage.needs_ratio and weighting.imitates,
-            f"{type(advantage).__name__} reads the value head, which value_coef 0 never trains: "
-            "raise value_coef or use ReturnToGo": advantage.needs_values and self.value_coef == 0,
-        }
-        for sentence, wrong in refused.items():
-            if wrong:
-                raise ValueError(f"{self.name}: {sentence}")
+        sentence = contradiction(self)
+        if sentence is not None:
+            raise ValueError(f"{self.name}: {sentence}")
 
     # ------------------------------------------------------------------ credit
     @property

@@ -198,6 +198,8 @@ def diagnose(
         metrics["gradient_variance"] = ours
         metrics["gradient_variance_without_baseline"] = bare
         metrics["gradient_variance_cut"] = bare / ours.clamp(min=1e-12)
+        limit = variance_cut_limit(returns_BS, inputs.values_BS.detach(), steps_BS)
+        metrics["gradient_variance_cut_limit"] = limit
     return metrics
 
 

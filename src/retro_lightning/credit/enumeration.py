@@ -37,7 +37,7 @@ class Columns:
     task_id: np.ndarray[tuple[int], np.dtype[np.int64]]
     family: np.ndarray[tuple[int], np.dtype[np.int64]]
     behaviour: np.ndarray[tuple[int], np.dtype[np.int64]]
-    source: np.ndarray[tuple[int], np.dtype[np.int64]]
+    run: np.ndarray[tuple[int], np.dtype[np.int64]]
     policy_version: np.ndarray[tuple[int], np.dtype[np.int64]]
     faulted: np.ndarray[tuple[int], np.dtype[np.bool_]]
 
@@ -124,7 +124,7 @@ def batch(
     everyone_B = steps_BS[:, 0]
     return CreditInputs(
         logprobs_BS=logprobs_BS,
-        entropies_BS=entropy[states_BS],
+        entropies_BS=entropy[states_BS].detach(),  # its bonus is no part of the policy gradient
         values_BS=values_BS,
         steps_BS=steps_BS,
         rewards_BS=rewards_BS,

@@ -33,8 +33,8 @@ class Outcomes(Protocol):
         """Code of who acted in each trajectory [N], from 0."""
 
     @property
-    def source(self) -> npt.NDArray[Any]:
-        """Code of each trajectory's source [N], from 0."""
+    def run(self) -> npt.NDArray[Any]:
+        """Code of the run or history that made each trajectory [N], from 0."""
 
     @property
     def policy_version(self) -> npt.NDArray[Any]:
@@ -46,12 +46,8 @@ class Outcomes(Protocol):
 
 
 def groups(columns: Outcomes) -> Codes:
-    """Code of each trajectory's group [N]: same task, policy version, behaviour and source.
-
-    Two runs whose rollouts stand in one store (a history of policies, say) fall into one group
-    where all four agree; they are then attempts of policies of the same age at the same task.
-    """
-    keys = (columns.task_id, columns.policy_version, columns.behaviour, columns.source)
+    """Code of each trajectory's group [N]: same task, policy version, behaviour and run."""
+    keys = (columns.task_id, columns.policy_version, columns.behaviour, columns.run)
     if len(columns.returns) == 0:
         return np.empty(0, dtype=np.int64)
     _, codes = np.unique(np.stack(keys, axis=1), axis=0, return_inverse=True)

@@ -57,14 +57,19 @@ class GoalReturn(gymnasium.Env[str, str]):
         environment: Makes the environment within.
         goal: Return asked for at the beginning, in the environment's units; what is received is
             taken off it.
+        step_cost: Taken off the reward of every step, so that a task that is only solved or not has
+            graded returns: what is asked for is then how fast. 0 = rewards as they are.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own declaration)
 
-    def __init__(self, environment: EnvironmentFactory, goal: float = 1.0) -> None:
-        if not goal - goal == 0.0:
-            raise ValueError(f"GoalReturn: goal is {goal}; give a finite number")
-        self.goal = goal
+    def __init__(
+        self, environment: EnvironmentFactory, goal: float = 1.0, step_cost: float = 0.0
+    ) -> None:
+        for name, value in (("goal", goal), ("step_cost", step_cost)):
+            if not value - value == 0.0:
+                raise ValueError(f"GoalReturn: {name} is {value}; give a finite number")
+        self.goal, self.step_cost = goal, step_cost
         self._env = environment()
         self._left = goal
         self.action_space = self._env.action_space
@@ -81,8 +86,9 @@ class GoalReturn(gymnasium.Env[str, str]):
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Act, and take what was received off the goal."""
         observation, reward, terminated, truncated, info = self._env.step(action)
-        self._left -= float(reward)
-        return with_goal(observation, self._left), float(reward), terminated, truncated, info
+        paid = float(reward) - self.step_cost
+        self._left -= paid
+        return with_goal(observation, self._left), paid, terminated, truncated, info
 
     def expert_action(self) -> str:
         """What the expert of the environment within would do.

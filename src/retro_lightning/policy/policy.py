@@ -54,6 +54,7 @@ class Evaluation:
         values_BS: Value of the state before each action.
         final_values_B: Value of the state after the last action, where it is bootstrapped; else 0.
         child_logprobs_DC: Log-probabilities of the children of every decision, -inf at padding.
+        text_logprobs_F: Log-probability of each token of free text; None = there is none.
     """
 
     logprobs_BS: Tensor
@@ -61,6 +62,7 @@ class Evaluation:
     values_BS: Tensor
     final_values_B: Tensor
     child_logprobs_DC: Tensor
+    text_logprobs_F: Tensor | None = None
 
 
 class Policy(nn.Module):
@@ -170,10 +172,12 @@ class Policy(nn.Module):
         chosen_D = logprobs_DC.gather(1, batch.chosen_D[:, None]).squeeze(1)
         logprobs_BS = _per_step(batch, step_D, chosen_D)
         entropies_BS = _per_step(batch, step_D, entropy_D)
+        text_logprobs_F: Tensor | None = None
         if len(batch.text_token_F):
-            text_logprobs_BS, text_entropies_BS = self._texts(batch, texts)
-            logprobs_BS = logprobs_BS + text_logprobs_BS
-            entropies_BS = entropies_BS + text_entropies_BS
+            text_logprobs_F, text_entropy_F = self._texts(batch, texts)
+            step_F = batch.text_row_F * batch.steps_BS.shape[1] + batch.text_step_F
+            logprobs_BS = logprobs_BS + _per_step(batch, step_F, text_logprobs_F)
+            entropies_BS = entropies_BS + _per_step(batch, step_F, text_entropy_F)
         values_BS = self.value_head(states).view_as(batch.steps_BS)
         return Evaluation(
             logprobs_BS=logprobs_BS,
@@ -181,6 +185,7 @@ class Policy(nn.Module):
             values_BS=values_BS.masked_fill(~batch.steps_BS, 0.0),
             final_values_B=self.value_head(finals).masked_fill(batch.final_state_B < 0, 0.0),
             child_logprobs_DC=logprobs_DC,
+            text_logprobs_F=text_logprobs_F,
         )
 
     def prompts(self, tasks: Sequence[Task]) -> Tensor | None:
@@ -204,15 +209,13 @@ class Policy(nn.Module):
         return log_softmax(logits_DC, batch.children_mask_DC, batch.children_prior_DC)
 
     def _texts(self, batch: Batch, hidden_FH: Tensor) -> tuple[Tensor, Tensor]:
-        logprobs_F, entropy_F = token_log_probs(
+        return token_log_probs(
             hidden_FH,
             causal_lm(self.lm).get_output_embeddings(),
             batch.text_token_F,
             batch.text_temperature_F,
             batch.text_kept_FK,
         )
-        step_F = batch.text_row_F * batch.steps_BS.shape[1] + batch.text_step_F
-        return _per_step(batch, step_F, logprobs_F), _per_step(batch, step_F, entropy_F)
 
     def vocabulary_logits(self, hidden_RH: Tensor, rows: Sequence[int]) -> FloatArray:
         """Logits of the whole vocabulary [R, V], float64, without gradients.

@@ -19,7 +19,7 @@ from retro_lightning.credit import enumeration
 from retro_lightning.credit.baselines import Baseline, NoBaseline
 from retro_lightning.credit.compose import Estimator
 from retro_lightning.credit.objective import Objective, check_pair
-from retro_lightning.credit.statistics import Outcomes, others_mean
+from retro_lightning.credit.statistics import Outcomes
 from retro_lightning.credit.terms import CreditInputs
 from retro_lightning.policy.batch import collate
 from retro_lightning.policy.encoded import Encoded
@@ -28,7 +28,6 @@ from retro_lightning.training.credit_inputs import credit_inputs
 from retro_lightning.training.other_policies import evaluate
 from retro_lightning.trajectory import Trajectory
 
-_CHUNK = 32
 _REPEATS = 5
 
 
@@ -60,10 +59,9 @@ class Measured:
     Attributes:
         estimator: Name of the estimator.
         baseline: Name of the baseline; empty = it reads none.
-        variance: Variance of a trajectory's gradient (trace of the covariance), in units of its
-            own mean gradient's squared length: how many trajectories make signal equal noise.
-            Higher = noisier.
-        raw_variance: The same in units of squared gradient.
+        variance: Variance of a trajectory's gradient (trace of the covariance), on the estimator's
+            own scale: to be compared among its baselines. Higher = noisier.
+        cut: Variance of the same estimator without a baseline, over this one. Higher = better.
         cosine: Of the batch's gradient and the reference; nan = there is no reference.
         bias_on_policy: On the tiny decision process, with the policy's own trajectories: the sine
             of the angle between the expected and the true gradient; 0 = unbiased up to scale.
@@ -75,7 +73,7 @@ class Measured:
     estimator: str
     baseline: str
     variance: float
-    raw_variance: float
+    cut: float
     cosine: float
     bias_on_policy: float
     bias_off_policy: float
@@ -190,6 +188,7 @@ def measure(
         trajectory.
     """
     results, credit_map = [], {}
+    bare: dict[str, float] = {}
     longest = int(batch.inputs.steps_BS.sum(dim=1).argmax())
     for pair in pairs:
         pair.baseline.attach(read)
@@ -199,19 +198,24 @@ def measure(
             [push[: len(score)] @ score for push, score in zip(push_BS, batch.scores, strict=True)]
         ).double()
         mean = each.mean(dim=0)
-        raw = ((each.square().sum() - len(each) * mean.square().sum()) / (len(each) - 1)).item()
+        variance = (
+            (each.square().sum() - len(each) * mean.square().sum()) / (len(each) - 1)
+        ).item()
         cosine = float("nan")
         if reference is not None:
             cosine = torch.cosine_similarity(mean, reference.double(), dim=0).item()
         on, off = bias(pair)
         steps = int(batch.inputs.steps_BS.sum())
         baseline = type(pair.baseline).__name__ if pair.reads_baseline else ""
+        if isinstance(pair.baseline, NoBaseline):
+            bare[pair.label] = variance
+        without = bare.get(pair.label, float("nan"))
         results.append(
             Measured(
                 estimator=pair.label,
                 baseline=baseline,
-                variance=raw / max(mean.square().sum().item(), 1e-30),
-                raw_variance=raw,
+                variance=variance,
+                cut=without / variance if variance > 0 else float("nan"),
                 cosine=cosine,
                 bias_on_policy=on,
                 bias_off_policy=off,
@@ -261,75 +265,3 @@ def compatible(objectives: Mapping[str, Objective], baselines: Sequence[Baseline
             if not pair.reads_baseline:
                 break
     return pairs
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The on-policy gradient, from many fresh episodes.
-
-    Attributes:
-        gradient: By the trainable parameters [P].
-        halves_cosine: Cosine of its two halves: two estimates of the truth agree no better.
-        episodes: How many it is made of.
-        success_rate: Of these episodes.
-    """
-
-    gradient: Tensor
-    halves_cosine: float
-    episodes: int
-    success_rate: float
-
-
-def reference_gradient(
-    policy: Policy, trajectories: Sequence[Trajectory], shares: Mapping[str, float]
-) -> Reference:
-    """Gradient of the mean return at the present policy: return-to-go less the family's mean.
-
-    The mean leaves the episode itself out, so that the gradient is unbiased.
-
-    Args:
-        policy: The policy that collected the trajectories.
-        trajectories: Fresh episodes.
-        shares: Share of each family in the batch that is compared; families count accordingly.
-    """
-    usable = [t for t in trajectories if t.steps and t.truncation != "fault"]
-    families = sorted({t.task.family for t in usable})
-    family_N = np.array([families.index(t.task.family) for t in usable])
-    returns = np.array([t.total_return for t in usable])
-    baseline_N = others_mean(returns, np.ones(len(usable)), family_N, fallback=0.0)
-    share_F = np.bincount(family_N) / len(usable)
-    weight_N = np.array([shares.get(families[f], 0.0) / share_F[f] for f in family_N])
-    halves = [torch.zeros(sum(p.numel() for p in trainable(policy))).double() for _ in range(2)]
-    for half in range(2):
-        order = np.arange(half, len(usable), 2)
-        order = order[np.argsort([usable[i].length for i in order], kind="stable")]
-        for start in range(0, len(order), _CHUNK):
-            chosen = order[start : start + _CHUNK]
-            halves[half] += _summed_gradient(
-                policy, [usable[i] for i in chosen], baseline_N[chosen], weight_N[chosen]
-            )
-    return Reference(
-        gradient=(halves[0] + halves[1]) / len(usable),
-        halves_cosine=torch.cosine_similarity(halves[0], halves[1], dim=0).item(),
-        episodes=len(usable),
-        success_rate=float(np.mean([t.success for t in usable])),
-    )
-
-
-def _summed_gradient(
-    policy: Policy,
-    trajectories: Sequence[Trajectory],
-    baseline_B: np.ndarray[tuple[int], np.dtype[np.float64]],
-    weight_B: np.ndarray[tuple[int], np.dtype[np.float64]],
-) -> Tensor:
-    """Sum over trajectories of the weighted return-to-go less baseline times the scores."""
-    batch = collate(policy.transcript.encode_many(trajectories), trajectories)
-    said = policy.evaluate(batch)
-    going_BS = batch.rewards_BS.flip(1).cumsum(1).flip(1)
-    push_BS = (going_BS - torch.from_numpy(baseline_B)[:, None].to(going_BS)) * batch.steps_BS
-    push_BS = push_BS * torch.from_numpy(weight_B)[:, None].to(going_BS)
-    parameters = trainable(policy)
-    gradients = torch.autograd.grad(
-        (push_BS * said.logprobs_BS).sum(), parameters, allow_unused=True, materialize_grads=True
-    )
-    return torch.cat([gradient.flatten() for gradient in gradients]).double()

@@ -42,9 +42,6 @@ def credit_inputs(
         proximal: What the policy at the epoch's start says of each part; None = nobody asks.
         reference: What the reference policy says of each part; None = nobody asks.
         tokens: Give the log-probabilities of single token choices too.
-
-    Raises:
-        ValueError: If token choices are asked for that the distribution does not make.
     """
 
     def steps(name: str) -> Tensor:
@@ -73,7 +70,7 @@ def credit_inputs(
         weight_B=rows("weight_B"),
         value_weight_B=rows("value_weight_B"),
         scale_B=None if return_scale is None else return_scale(rows_B),
-        decisions_BS=_over_steps(parts, [torch.ones_like(part.chosen_D) for part in parts]),
+        decisions_BS=_choices(parts),
         proximal_logprobs_BS=_logprobs(proximal),
         reference_logprobs_BS=_logprobs(reference),
         reference_kl_BS=_reference_kl(parts, evaluations, reference),
@@ -82,25 +79,44 @@ def credit_inputs(
 
 
 def score_norms_BS(parts: Sequence[Batch], evaluations: Evaluations) -> Tensor | None:
-    """Squared length of each action's score by the logits of its decisions; None = no decisions."""
+    """Squared length of each action's score by the logits of its decisions.
+
+    None where there is free text, of which only the tokens taken are known.
+    """
     norms = []
     for part, evaluation in zip(parts, evaluations, strict=True):
-        children_DC = evaluation.child_logprobs_DC
-        if children_DC is None:
+        if len(part.text_token_F):
             return None
-        norms.append(score_norms(children_DC.detach(), part.chosen_D, part.children_mask_DC))
+        children_DC = evaluation.child_logprobs_DC.detach()
+        norms.append(score_norms(children_DC, part.chosen_D, part.children_mask_DC))
     return _over_steps(parts, norms)
 
 
 def _over_steps(parts: Sequence[Batch], values: Sequence[Tensor]) -> Tensor:
     """Values of decisions, added up over those of each step and joined."""
-    sums = []
-    for part, value_D in zip(parts, values, strict=True):
-        count_B, longest_S = part.steps_BS.shape
-        step_D = part.decision_row_D * longest_S + part.decision_step_D
-        flat = torch.zeros(count_B * longest_S, dtype=value_D.dtype, device=value_D.device)
-        sums.append(flat.index_add(0, step_D, value_D).view(count_B, longest_S))
-    return stack_steps(sums)
+    return stack_steps(
+        [
+            _added_up(part, part.decision_row_D, part.decision_step_D, value_D)
+            for part, value_D in zip(parts, values, strict=True)
+        ]
+    )
+
+
+def _choices(parts: Sequence[Batch]) -> Tensor:
+    """How many choices, decisions and tokens of free text, made each action."""
+    counts = []
+    for part in parts:
+        row = torch.cat([part.decision_row_D, part.text_row_F])
+        step = torch.cat([part.decision_step_D, part.text_step_F])
+        counts.append(_added_up(part, row, step, torch.ones_like(row)))
+    return stack_steps(counts)
+
+
+def _added_up(part: Batch, row: Tensor, step: Tensor, value: Tensor) -> Tensor:
+    """Values at given rows and steps of a part, added up, [B, S]."""
+    count_B, longest_S = part.steps_BS.shape
+    flat = torch.zeros(count_B * longest_S, dtype=value.dtype, device=value.device)
+    return flat.index_add(0, row * longest_S + step, value).view(count_B, longest_S)
 
 
 def _logprobs(evaluations: Evaluations | None) -> Tensor | None:
@@ -112,12 +128,12 @@ def _logprobs(evaluations: Evaluations | None) -> Tensor | None:
 def _reference_kl(
     parts: Sequence[Batch], evaluations: Evaluations, reference: Evaluations | None
 ) -> Tensor | None:
-    """Exact KL of each step, where both make decisions."""
+    """Exact KL of each step; None where there is free text, whose KL is not summed up."""
     if reference is None:
         return None
     kls = []
     for part, ours, theirs in zip(parts, evaluations, reference, strict=True):
-        if ours.child_logprobs_DC is None or theirs.child_logprobs_DC is None:
+        if len(part.text_token_F):
             return None
         kls.append(
             exact_kl(ours.child_logprobs_DC, theirs.child_logprobs_DC, part.children_mask_DC)
@@ -133,22 +149,19 @@ def _tokens(
     def chosen(given: Evaluations) -> Tensor:
         picked = []
         for part, evaluation in zip(parts, given, strict=True):
-            if evaluation.child_logprobs_DC is None:
-                raise ValueError(
-                    "ratio_level token needs a distribution that makes one token choice after "
-                    "another: use the trie-constrained one, or ratio_level action"
-                )
             picked.append(evaluation.child_logprobs_DC.gather(1, part.chosen_D[:, None]).squeeze(1))
+            if evaluation.text_logprobs_F is not None:
+                picked.append(evaluation.text_logprobs_F)
         return torch.cat(picked)
 
     before = np.cumsum([0, *(len(part) for part in parts)])
+    rows = [
+        row + int(start)
+        for part, start in zip(parts, before, strict=False)
+        for row in (part.decision_row_D, part.text_row_F)
+    ]
+    steps = [step for part in parts for step in (part.decision_step_D, part.text_step_F)]
     given = {"token_logprobs_D": chosen(evaluations)}
     if proximal is not None:
         given["token_proximal_logprobs_D"] = chosen(proximal)
-    return {
-        **given,
-        "token_row_D": torch.cat(
-            [part.decision_row_D + int(start) for part, start in zip(parts, before, strict=False)]
-        ),
-        "token_step_D": torch.cat([part.decision_step_D for part in parts]),
-    }
+    return {**given, "token_row_D": torch.cat(rows), "token_step_D": torch.cat(steps)}

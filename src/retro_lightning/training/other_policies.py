@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from retro_lightning.policy.batch import Batch
+from retro_lightning.policy.loading import causal_lm
 from retro_lightning.policy.policy import Evaluation, Policy
 
 
@@ -70,7 +71,7 @@ class Reference:
     """The policy that a KL is taken to; loaded when it is first asked, and no part of the module.
 
     Args:
-        path: Its policy directory; None = there is none.
+        path: Its policy directory; None = what the policy was before its adapters were trained.
     """
 
     def __init__(self, path: str | None) -> None:
@@ -84,10 +85,13 @@ class Reference:
             ValueError: If there is none, or its tokenizer is not the policy's.
         """
         if self._path is None:
-            raise ValueError(
-                "an objective has kl_coef above 0, but there is no reference policy: set "
-                "model.reference_policy to a policy directory"
-            )
+            if causal_lm(policy.lm) is policy.lm:
+                raise ValueError(
+                    "an objective has kl_coef above 0, but the whole language model is trained and "
+                    "there is no reference policy: set model.reference_policy to a policy directory"
+                )
+            with policy.reference():
+                return evaluate(policy, parts)
         if self._policy is None:
             device = next(policy.parameters()).device
             self._policy = Policy.load(Path(self._path), device).requires_grad_(False)

@@ -45,8 +45,11 @@ def test_one_batch_through_every_estimator_and_baseline(capsys):
     assert bench(*args) == 0
     result = json.loads(capsys.readouterr().out)
     rows = {(row["estimator"], row["baseline"]): row for row in result["rows"]}
-    assert result["reference_episodes"] == 40
-    assert -1.0 <= result["noise_floor"] <= 1.0
+    told = result["reference"]
+    assert told["episodes"] == 40
+    assert -1.0 <= told["halves_cosine"] <= 1.0
+    p, explained = told["success_rate"], told["explained_variance"]
+    assert told["limit"] == pytest.approx(1 / ((1 - p) * (1 - explained)))
     assert sum(result["families"].values()) == pytest.approx(1.0)
     assert ("filtered_cloning", "") in rows  # reads no baseline: once
     assert ("rloo", "LeaveOneOut") in rows
@@ -58,7 +61,9 @@ def test_one_batch_through_every_estimator_and_baseline(capsys):
     # The expert's steps have no ratio and are left out; REINFORCE asks for none.
     assert rows["ppo", "NoBaseline"]["used"] < 1.0
     for row in rows.values():
-        assert row["raw_variance"] >= 0
+        assert row["variance"] >= 0
+        if row["baseline"] == "NoBaseline":
+            assert row["cut"] == 1.0
         assert math.isfinite(row["cosine"])
         assert row["milliseconds"] > 0
     assert Path(result["figure"]).read_bytes().startswith(b"\x89PNG")

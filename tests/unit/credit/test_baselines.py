@@ -47,7 +47,7 @@ class Store:
     def policy_version(self) -> npt.NDArray[np.int64]:
         return np.zeros(len(self.returns), dtype=np.int64)
 
-    behaviour = source = policy_version
+    behaviour = run = policy_version
 
 
 @st.composite

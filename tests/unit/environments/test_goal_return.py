@@ -43,6 +43,18 @@ def test_what_is_received_is_taken_off_what_is_asked():
     assert observation.endswith("\nGoal return: 0.50")
 
 
+def test_a_step_cost_grades_the_return():
+    env = GoalReturn(MAKE, 1.0, step_cost=0.1)
+    env.reset(seed=3)
+    total, steps, done = 0.0, 0, False
+    while not done:
+        observation, reward, done, *_ = env.step(env.expert_action())
+        total, steps = total + reward, steps + 1
+    # Reward 1 at the end, less a tenth for each step; what is left of the 1 asked for is the cost.
+    assert total == pytest.approx(1.0 - 0.1 * steps)
+    assert observation.endswith(f"Goal return: {0.1 * steps:.2f}")
+
+
 def test_tasks_are_those_of_the_environment_within():
     assert make_tasks("c", asked, "val", 3) == make_tasks("c", MAKE, "val", 3)
 

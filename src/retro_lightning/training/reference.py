@@ -1,0 +1,128 @@
+"""Behaviour half: the on-policy gradient from many fresh episodes, to compare estimators with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from retro_lightning.credit.diagnostics import explained_variance, gradient_variance
+from retro_lightning.credit.statistics import others_mean
+from retro_lightning.policy.batch import Batch, collate, stack_steps
+from retro_lightning.policy.policy import Policy
+from retro_lightning.training.bench import trainable
+from retro_lightning.training.credit_inputs import score_norms_BS
+from retro_lightning.training.other_policies import evaluate
+from retro_lightning.trajectory import Trajectory
+
+_CHUNK = 32
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The on-policy gradient, from many fresh episodes.
+
+    Attributes:
+        gradient: By the trainable parameters [P].
+        halves_cosine: Cosine of its two halves: two estimates of the truth agree no better.
+        episodes: How many it is made of.
+        success_rate: Of these episodes, p.
+        explained_variance: Share of the returns' variance that the value head explains, EV.
+        cut: By how much the value head as baseline cuts the variance of a trajectory's gradient by
+            the logits (``gradient_variance``).
+        limit: What it can cut at most, for returns of 0 and 1: 1 / ((1 - p) (1 - EV)).
+    """
+
+    gradient: Tensor
+    halves_cosine: float
+    episodes: int
+    success_rate: float
+    explained_variance: float
+    cut: float
+    limit: float
+
+
+def reference_gradient(
+    policy: Policy, trajectories: Sequence[Trajectory], shares: Mapping[str, float]
+) -> Reference:
+    """Gradient of the mean return at the present policy: return-to-go less a baseline.
+
+    The baseline is the value head's estimate and the mean by which it fails the family's other
+    episodes, so that an untrained head does no harm. It leaves the episode itself out; the gradient
+    is unbiased.
+
+    Args:
+        policy: The policy that collected the trajectories.
+        trajectories: Fresh episodes.
+        shares: Share of each family in the batch that is compared; families count accordingly.
+    """
+    usable = [t for t in trajectories if t.steps and t.truncation != "fault"]
+    usable.sort(key=lambda t: t.length)  # neighbours are alike in length; halves alternate
+    families = sorted({t.task.family for t in usable})
+    family_N = np.array([families.index(t.task.family) for t in usable])
+    share_F = np.bincount(family_N) / len(usable)
+    weight_N = np.array([shares.get(families[f], 0.0) / share_F[f] for f in family_N])
+    chunks = [usable[i : i + _CHUNK] for i in range(0, len(usable), _CHUNK)]
+    told = [_told(policy, chunk) for chunk in chunks]
+    returns_BS, values_BS, norms_BS, steps_BS = (
+        stack_steps([part[i] for part in told]) for i in range(4)
+    )
+    error_N = (returns_BS - values_BS)[:, 0].double().numpy()
+    offset_N = others_mean(error_N, np.ones(len(usable)), family_N, fallback=0.0)
+    halves = [torch.zeros(sum(p.numel() for p in trainable(policy))).double() for _ in range(2)]
+    for half in range(2):
+        for start in range(half, len(usable), 2 * _CHUNK):
+            chosen = np.arange(start, min(start + 2 * _CHUNK, len(usable)), 2)
+            some = [usable[i] for i in chosen]
+            halves[half] += _summed(policy, some, offset_N[chosen], weight_N[chosen])
+    explained = explained_variance(values_BS, returns_BS, steps_BS).item()
+    success = float(np.mean([t.success for t in usable]))
+    bare = gradient_variance(returns_BS, norms_BS, steps_BS)
+    ours = gradient_variance(returns_BS - values_BS, norms_BS, steps_BS)
+    return Reference(
+        gradient=(halves[0] + halves[1]) / len(usable),
+        halves_cosine=torch.cosine_similarity(halves[0], halves[1], dim=0).item(),
+        episodes=len(usable),
+        success_rate=success,
+        explained_variance=explained,
+        cut=(bare / ours.clamp(min=1e-12)).item(),
+        limit=1.0 / max((1.0 - success) * (1.0 - explained), 1e-12),
+    )
+
+
+def _told(policy: Policy, trajectories: Sequence[Trajectory]) -> tuple[Tensor, ...]:
+    """Return-to-go, values, squared scores and mask of some episodes."""
+    batch = collate(policy.transcript.encode_many(trajectories), trajectories)
+    said = evaluate(policy, [batch])
+    norms_BS = score_norms_BS([batch], said)
+    if norms_BS is None:  # a distribution over whole actions: all scores taken for equally long
+        norms_BS = batch.steps_BS.float()
+    return _to_go(batch), said[0].values_BS, norms_BS, batch.steps_BS
+
+
+def _to_go(batch: Batch) -> Tensor:
+    """Undiscounted return-to-go; an episode that we cut ends there."""
+    return batch.rewards_BS.flip(1).cumsum(1).flip(1) * batch.steps_BS
+
+
+def _summed(
+    policy: Policy, trajectories: Sequence[Trajectory], offset_B: Floats, weight_B: Floats
+) -> Tensor:
+    """Sum over episodes of weighted advantage times score."""
+    batch = collate(policy.transcript.encode_many(trajectories), trajectories)
+    said = policy.evaluate(batch)
+    baseline_BS = said.values_BS.detach() + torch.from_numpy(offset_B)[:, None]
+    push_BS = (_to_go(batch) - baseline_BS) * batch.steps_BS
+    push_BS = (push_BS * torch.from_numpy(weight_B)[:, None]).to(said.logprobs_BS.dtype)
+    gradients = torch.autograd.grad(
+        (push_BS * said.logprobs_BS).sum(),
+        trainable(policy),
+        allow_unused=True,
+        materialize_grads=True,
+    )
+    return torch.cat([gradient.flatten() for gradient in gradients]).double()

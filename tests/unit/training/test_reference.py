@@ -1,0 +1,68 @@
+"""The bench's gradients: scores against autograd, and the reference against a naive sum."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+
+from retro_lightning.credit.baselines import NoBaseline
+from retro_lightning.credit.presets import REINFORCE
+from retro_lightning.environments.base import make_tasks
+from retro_lightning.policy.batch import collate
+from retro_lightning.rollout.collector import Job, collect
+from retro_lightning.training.bench import Pair, coefficients, stored_batch, trainable
+from retro_lightning.training.reference import reference_gradient
+from retro_lightning.trajectory import Trajectory
+from tests.support import CorridorEnv
+from tests.tiny import policy
+
+
+def episodes(count: int) -> list[Trajectory]:
+    make = functools.partial(CorridorEnv, length=6)
+    tasks = make_tasks("corridor", make, "train", count)
+    jobs = [Job(task, 0) for task in tasks]
+    return list(collect(policy(context=2048), {"corridor": make}, jobs, run="r", seed=1))
+
+
+def flat(loss: torch.Tensor, parameters: list[torch.Tensor]) -> torch.Tensor:
+    grads = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+    return torch.cat([g.flatten() for g in grads])
+
+
+def test_pushes_times_scores_are_the_gradient_of_the_loss() -> None:
+    acting, trajectories = policy(context=2048), episodes(5)
+    batch = stored_batch(acting, trajectories, list(range(5)), [False] * 5)
+    pair = Pair(REINFORCE(value_coef=0.0), NoBaseline(), "reinforce")
+    push_BS = coefficients(batch, pair)
+    each = [p[: len(s)] @ s for p, s in zip(push_BS, batch.scores, strict=True)]
+    found = torch.stack(each).mean(dim=0)
+    # The loss written out: minus return-to-go times log-probability, over the number of steps.
+    together = collate(acting.transcript.encode_many(trajectories), trajectories)
+    logprobs_BS = acting.evaluate(together).logprobs_BS
+    going_BS = together.rewards_BS.flip(1).cumsum(1).flip(1)
+    loss = -(going_BS * logprobs_BS)[together.steps_BS].sum() / together.steps_BS.sum()
+    torch.testing.assert_close(found, -flat(loss, trainable(acting)), rtol=1e-3, atol=1e-6)
+    assert found.abs().max() > 1e-4
+
+
+def test_the_reference_equals_a_naive_sum_over_episodes() -> None:
+    acting, trajectories = policy(context=2048), episodes(7)
+    reference = reference_gradient(acting, trajectories, {"corridor": 1.0})
+    parameters = trainable(acting)
+    told = []
+    for trajectory in trajectories:
+        said = acting.evaluate(collate([acting.transcript.encode(trajectory)], [trajectory]))
+        told.append((said.logprobs_BS[0], said.values_BS[0].detach()))
+    total = torch.zeros(sum(p.numel() for p in parameters))
+    for i, (logprobs_S, values_S) in enumerate(told):
+        others = [trajectories[j].total_return - float(told[j][1][0]) for j in range(7) if j != i]
+        rewards = [step.reward for step in trajectories[i].steps]
+        going = torch.tensor([sum(rewards[s:]) for s in range(len(rewards))])
+        advantages_S = going - values_S - sum(others) / len(others)
+        total += flat((advantages_S * logprobs_S).sum(), parameters)
+    torch.testing.assert_close(reference.gradient.float(), total / 7, rtol=1e-3, atol=1e-6)
+    assert reference.episodes == 7
+    assert reference.success_rate == pytest.approx(sum(t.success for t in trajectories) / 7)
+    assert -1.0 <= reference.halves_cosine <= 1.0
