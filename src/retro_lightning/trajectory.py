@@ -254,6 +254,6 @@ def _layout(kind: Any) -> tuple[tuple[str, ...], Callable[[Any], Any], list[tupl
     return names, operator.attrgetter(*names), added
 
 
-_LAYOUTS = {kind: _layout(kind) for kind in (Task, Generation, Step, Trajectory)}
+_LAYOUTS: dict[type, Any] = {kind: _layout(kind) for kind in (Task, Generation, Step, Trajectory)}
 """Of each record: names of its fields, what gets their values, and what version 2 added, with the
 defaults. Looked up once, because a long episode's hash asks for it at every step."""
