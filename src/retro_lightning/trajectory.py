@@ -21,12 +21,11 @@ at most 1); lengths are in steps, not tokens; log-probabilities are natural loga
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import math
 import operator
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -227,29 +226,17 @@ _SINCE_VERSION_2 = (
 )
 
 
-def _fields(record: Any) -> dict[str, Any]:
+def _fields(record: object) -> dict[str, Any]:
     """A record's fields; those that version 2 added only where they say something.
 
     So that a record that was written under version 1 keeps its content hash.
     """
-    kind: Hashable = type(record)
-    names, values_of, added = _layout(kind)
+    names, values_of, added = _LAYOUTS[type(record)]
     values = dict(zip(names, values_of(record), strict=True))
     for name, default in added:
         if values[name] == default:
             del values[name]
     return values
-
-
-@functools.cache
-def _layout(kind: type) -> tuple[tuple[str, ...], Callable[[Any], Any], list[tuple[str, Any]]]:
-    """Names of a record's fields, what gets their values, and what version 2 added with defaults.
-
-    Looked up once: a long episode's hash asks for it at every step.
-    """
-    names = tuple(item.name for item in fields(kind))
-    added = [(item.name, item.default) for item in fields(kind) if item.name in _SINCE_VERSION_2]
-    return names, operator.attrgetter(*names), added
 
 
 def _digest(value: object) -> str:
@@ -259,3 +246,14 @@ def _digest(value: object) -> str:
 _ENCODER = json.JSONEncoder(
     sort_keys=True, ensure_ascii=True, separators=(",", ":"), default=_fields
 )
+
+
+def _layout(kind: Any) -> tuple[tuple[str, ...], Callable[[Any], Any], list[tuple[str, Any]]]:
+    names = tuple(item.name for item in fields(kind))
+    added = [(item.name, item.default) for item in fields(kind) if item.name in _SINCE_VERSION_2]
+    return names, operator.attrgetter(*names), added
+
+
+_LAYOUTS: dict[type, Any] = {kind: _layout(kind) for kind in (Task, Generation, Step, Trajectory)}
+"""Of each record: names of its fields, what gets their values, and what version 2 added, with the
+defaults. Looked up once, because a long episode's hash asks for it at every step."""

@@ -33,7 +33,7 @@ import yaml
 
 from retro_lightning.replay.formats import draft, tables
 from retro_lightning.replay.formats.items import Attempt, BadRecordError, Item, Options, Reject
-from retro_lightning.replay.formats.source import Source
+from retro_lightning.replay.formats.source import RECORD_LIMIT, Source
 from retro_lightning.trajectory import Step, Trajectory
 
 Records = Iterator[tuple[int, dict[str, Any] | Reject]]
@@ -110,18 +110,19 @@ def _csv(source: Source) -> Records:
             else:
                 yield f"{line}\n"
 
+    csv.field_size_limit(RECORD_LIMIT)  # lines are no longer than that
     reader = csv.DictReader(good(), strict=True)
     while True:
-        line = reader.line_num + 1
         try:
             row = next(reader)
         except StopIteration:
             break
         except csv.Error as error:
-            yield line, Reject(line, f"it is not CSV: {error}; what follows cannot be read")
-            break
+            yield reader.line_num + 1, Reject(reader.line_num + 1, f"it is not CSV: {error}")
+            continue
         while bad:
             yield bad[0].line, bad.pop(0)
+        line = reader.line_num - sum(str(value).count("\n") for value in row.values())
         if None in row or None in row.values():
             yield line, Reject(line, f"it has not {len(reader.fieldnames or ())} fields")
         else:

@@ -77,24 +77,24 @@ def _batches(source: Source) -> Iterator[pa.RecordBatch]:
 
 
 def _own(line: int, batch: pa.RecordBatch, options: Options) -> Iterator[Item]:
-    for offset in range(len(batch)):
+    for offset, row in enumerate(batch.to_pylist()):
         try:
-            row = batch.take(pa.array([offset]))
-            row.validate(full=True)
-            (made,) = decode(_in_our_types(row))
+            # By way of plain data: other writers have other names and types inside lists.
+            (made,) = decode(pa.RecordBatch.from_pylist([row], SCHEMA))
             yield Attempt(line + offset, _foreign(made, options))
         except (ValueError, TypeError) as error:
             yield Reject(line + offset, _first(error))
 
 
-def _in_our_types(row: pa.RecordBatch) -> pa.RecordBatch:
-    """A row whose field names inside lists are this project's: Parquet has its own."""
-    known = [column for column in SCHEMA if column.name in row.schema.names]
-    arrays = [row.column(column.name).cast(column.type) for column in known]
-    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(known))
-
-
 def _foreign(made: Trajectory, options: Options) -> Trajectory:
+    texts = {name: getattr(made.task, name) for name in ("task_id", "family", "instruction")}
+    texts |= {name: getattr(made, name) for name in ("behaviour_id", "run", "final_observation")}
+    for name, value in texts.items():
+        draft.text(value, name)
+    draft.attempt_number(made.attempt, "attempt")
+    for number, step in enumerate(made.steps):
+        draft.text(step.observation, f"observation of step {number}")
+        draft.text(step.action, f"action of step {number}")
     if made.truncation is not None and made.truncation not in get_args(Truncation):
         raise BadRecordError(f"truncation is {made.truncation!r}, which means nothing here")
     if made.task.split not in get_args(Split):

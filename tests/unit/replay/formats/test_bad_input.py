@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import os
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,7 +21,9 @@ from retro_lightning.replay.formats.importing import ImportReport, import_files
 from retro_lightning.replay.formats.items import Options, Reject
 from retro_lightning.replay.formats.readers import READERS
 from retro_lightning.replay.formats.source import Source
+from retro_lightning.replay.records import encode
 from retro_lightning.replay.store import ReplayStore
+from tests.support import random_trajectory
 
 GOOD = {
     "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}],
@@ -178,6 +182,50 @@ def test_a_table_without_messages_and_a_damaged_one(tmp_path: Path) -> None:
     for name in ("u.parquet", "u.arrow"):
         _, rejects = run(tmp_path, b"no table at all", "parquet", name)
         assert "not a Parquet or Arrow file" in rejects[-1]["reason"]
+
+
+def test_bad_rows_of_a_csv_are_told_and_the_rest_goes_in(tmp_path: Path) -> None:
+    (tmp_path / "map.yaml").write_text("task: q\naction: a\nreward: r\n")
+    long = b"x" * 200_000
+    rows = [b"q,a,r", b"one,go,1", b'two,"go" on,1', b"three,go", b"four,go,much", b"five,\xff,1"]
+    (tmp_path / "log.csv").write_bytes(b"\n".join([*rows, b"six," + long + b",1", b"seven,go,0"]))
+    items = READERS["mapping"](Source(tmp_path / "log.csv"), Options(mapping=tmp_path / "map.yaml"))
+    found = {
+        item.line: item.reason if isinstance(item, Reject) else item.trajectory.task.instruction
+        for item in items
+    }
+    assert {line: text for line, text in found.items() if line in (2, 7, 8)} == {
+        2: "one",
+        7: "six",
+        8: "seven",
+    }
+    assert "not CSV" in found[3]
+    assert "has not 3 fields" in found[4]
+    assert "r is 'much', not a number" in found[5]
+    assert "not UTF-8" in found[6]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("task_id", None, "task_id is null, not text"),
+        ("split", "holdout", "split is 'holdout'"),
+        ("truncation", "boredom", "truncation is 'boredom'"),
+        ("steps", [{"observation": None, "action": "x", "reward": 0.0}], "observation of step 0"),
+        ("steps", [{"observation": "", "action": "x", "reward": None}], "must be real number"),
+        ("steps", [{"observation": "", "action": "x", "reward": np.inf}], "is not finite"),
+    ],
+)
+def test_rows_of_our_own_columns_are_checked(tmp_path: Path, field, value, reason) -> None:
+    good = random_trajectory(np.random.default_rng(1), steps=1)
+    good = dataclasses.replace(good, truncated=True, truncation="task_limit", terminated=False)
+    row = encode([good]).to_pylist()[0]
+    rows = [row, {**row, field: value}, {**row, "attempt": 7}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "made.parquet")  # as another writer would
+    data = (tmp_path / "made.parquet").read_bytes()
+    report, (reject,) = run(tmp_path, data, "parquet", "log.parquet")
+    assert (report.totals["imported"], reject["line"]) == (2, 2)
+    assert reason in reject["reason"]
 
 
 @pytest.mark.parametrize("form", ["array", "lines", "spread", "gzip"])

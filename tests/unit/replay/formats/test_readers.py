@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -221,7 +222,8 @@ def test_tables_of_our_own_come_back(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "own.parquet")
     with pa.ipc.new_stream(str(tmp_path / "own.arrow"), table.schema) as writer:
         writer.write_table(table)
-    for name in ("own.parquet", "own.arrow"):
+    polars.read_parquet(tmp_path / "own.parquet").write_parquet(tmp_path / "polars.parquet")
+    for name in ("own.parquet", "own.arrow", "polars.parquet"):
         found = trajectories("parquet", tmp_path / name)
         assert {t.source for t in found} == {"import:parquet"}
         ours = [encode([t]).select(["steps", "task_id", "total_return"]) for t in made]
