@@ -20,6 +20,7 @@ from retro_lightning.credit import estimators as named
 from retro_lightning.credit import group_baselines as grouped
 from retro_lightning.credit.baselines import Baseline
 from retro_lightning.credit.objective import Objective
+from retro_lightning.policy.divergence import mean_divergences
 from retro_lightning.policy.policy import Policy
 from retro_lightning.replay.store import ReplayStore
 from retro_lightning.rollout.collector import Job, collect
@@ -41,6 +42,9 @@ _HEADINGS = (
     ("used", "used", "{:.0%}"),
     ("milliseconds", "ms", "{:.1f}"),
 )
+
+_DIVERGENCE_OF = 8
+"""Trajectories over which distributions over valid actions are compared."""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -99,6 +103,8 @@ def bench(name: str, args: Sequence[str]) -> None:
         "reference_episodes": 0 if reference is None else reference.episodes,
         "reference_success_rate": None if reference is None else reference.success_rate,
         "noise_floor": None if reference is None else reference.halves_cosine,
+        "distribution": policy.distribution.kind,
+        "divergence": mean_divergences(policy, batch.trajectories[:_DIVERGENCE_OF]),
         "rows": [dataclasses.asdict(row) for row in measured],
     }
     path = Path(config.figure) if config.figure else cli.run_dir / "credit_map.png"
@@ -241,7 +247,11 @@ def _show(result: dict[str, Any], figure: Path) -> None:
             f"cosine: to the on-policy gradient of {result['reference_episodes']} fresh episodes, "
             f"whose halves have {floor:.3f} between them. "
         )
-    caption += f"bias: on a tiny process, sine of the angle. Credit map: {figure}"
+    apart = ", ".join(f"{kind} {nats:.3f}" for kind, nats in result["divergence"].items())
+    caption += (
+        f"bias: on a tiny process, sine of the angle. KL of {result['distribution']} to other "
+        f"distributions over valid actions, nats a step: {apart}. Credit map: {figure}"
+    )
     table = Table(caption=caption)
     for key, heading, _ in _HEADINGS:
         table.add_column(heading, justify="left" if key in ("estimator", "baseline") else "right")

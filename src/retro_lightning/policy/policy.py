@@ -277,6 +277,11 @@ class Policy(nn.Module):
         layers = causal_lm(self.lm).config.get_text_config().num_hidden_layers
         return CachedDecoder(decoder(self.lm), layers=layers, rows=rows, max_length=self.max_length)
 
+    @property
+    def has_reference(self) -> bool:
+        """Whether the model before training can be had by switching its adapters off."""
+        return causal_lm(self.lm) is not self.lm
+
     @contextmanager
     def reference(self) -> Iterator[None]:
         """Within it the model is what it was before training: no adapters, soft prompt or dropout.
@@ -284,7 +289,7 @@ class Policy(nn.Module):
         Raises:
             ValueError: If the whole model is trained: nothing of what it was is left.
         """
-        if causal_lm(self.lm) is self.lm:
+        if not self.has_reference:
             raise ValueError(
                 "the whole language model is trained, so that nothing of the reference is left: "
                 "train adapters (model.language_model.init_args.lora), or load the first policy a "

@@ -70,7 +70,8 @@ class Reference:
     """The policy that a KL is taken to; loaded when it is first asked, and no part of the module.
 
     Args:
-        path: Its policy directory; None = there is none.
+        path: Its policy directory; None = the model without its adapters, where adapters are
+            trained.
     """
 
     def __init__(self, path: str | None) -> None:
@@ -83,10 +84,13 @@ class Reference:
         Raises:
             ValueError: If there is none, or its tokenizer is not the policy's.
         """
+        if self._path is None and policy.has_reference:
+            with policy.reference():
+                return evaluate(policy, parts)
         if self._path is None:
             raise ValueError(
                 "an objective has kl_coef above 0, but there is no reference policy: set "
-                "model.reference_policy to a policy directory"
+                "model.reference_policy to a policy directory, or train adapters"
             )
         if self._policy is None:
             device = next(policy.parameters()).device
