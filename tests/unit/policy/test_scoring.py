@@ -175,8 +175,8 @@ def test_many_logits_are_computed_in_parts(name: str, monkeypatch: pytest.Monkey
         policy.zero_grad()
         evaluation = evaluate(policy, trajectories)
         (evaluation.logprobs_BS.sum() + evaluation.entropies_BS.sum()).backward()
-        gradient = policy.lm.get_output_embeddings().weight.grad.clone()
-        found.append((evaluation.logprobs_BS.detach(), gradient))
+        gradients = [parameter.grad.clone() for parameter in policy.lm.parameters()]
+        found.append((evaluation.logprobs_BS.detach(), *gradients))
     torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)
 
 
