@@ -20,6 +20,7 @@ from retro_lightning.credit import estimators as named
 from retro_lightning.credit import group_baselines as grouped
 from retro_lightning.credit.baselines import Baseline
 from retro_lightning.credit.objective import Objective
+from retro_lightning.policy.divergence import mean_divergences
 from retro_lightning.policy.policy import Policy
 from retro_lightning.replay.store import ReplayStore
 from retro_lightning.rollout.collector import Job, collect
@@ -43,6 +44,9 @@ _HEADINGS = (
     ("used", "used", "{:.0%}"),
     ("milliseconds", "ms", "{:.1f}"),
 )
+
+_DIVERGENCE_OF = 8
+"""Trajectories over which distributions over valid actions are compared."""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -99,6 +103,8 @@ def bench(name: str, args: Sequence[str]) -> None:
         "trajectories": len(batch.trajectories),
         "families": shares,
         "reference": None if reference is None else _plain(reference),
+        "distribution": policy.distribution.kind,
+        "divergence": mean_divergences(policy, batch.trajectories[:_DIVERGENCE_OF]),
         "rows": [_row(measured_) for measured_ in measured],
     }
     path = Path(config.figure) if config.figure else cli.run_dir / "credit_map.png"
@@ -258,7 +264,11 @@ def _show(result: dict[str, Any], figure: Path) -> None:
             f"variance by {fresh['cut']:.2f}; its limit 1/((1-p)(1-EV)) is {fresh['limit']:.2f} "
             f"(p {fresh['success_rate']:.2f}, EV {fresh['explained_variance']:.2f}). "
         )
-    caption += f"bias: on a tiny process, sine of the angle. Credit map: {figure}"
+    apart = ", ".join(f"{kind} {nats:.3f}" for kind, nats in result["divergence"].items())
+    caption += (
+        f"bias: on a tiny process, sine of the angle. KL of {result['distribution']} to other "
+        f"distributions over valid actions, nats a step: {apart}. Credit map: {figure}"
+    )
     table = Table(caption=caption)
     for key, heading, _ in _HEADINGS:
         table.add_column(heading, justify="left" if key in ("estimator", "baseline") else "right")

@@ -8,6 +8,7 @@ import numpy as np
 
 from retro_lightning.policy.actions import ActionDistribution
 from retro_lightning.policy.policy import Policy
+from retro_lightning.policy.scoring import OURS
 from retro_lightning.policy.trie import FloatArray
 from retro_lightning.trajectory import Trajectory
 
@@ -39,8 +40,23 @@ def divergences(
     with policy.evaluating():
         for trajectory in trajectories:
             ours, theirs = policy.action_log_probs(trajectory), rival.action_log_probs(trajectory)
-            found += [kl(p, q) for p, q in zip(ours, theirs, strict=True)]
+            found += [kl(p, q) for p, q in zip(ours, theirs, strict=True) if len(p)]
     return np.array(found)
+
+
+def mean_divergences(policy: Policy, trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Mean divergence, in nats a step, to each of our distributions that is not the policy's.
+
+    Args:
+        policy: The policy.
+        trajectories: Whose states are looked at.
+
+    Returns:
+        By the distributions' kinds; nan where no step lists valid actions.
+    """
+    others = [kind() for name, kind in OURS.items() if name != policy.distribution.kind]
+    found = {other.kind: divergences(policy, other, trajectories) for other in others}
+    return {kind: float(d.mean()) if len(d) else float("nan") for kind, d in found.items()}
 
 
 def kl(log_p_A: FloatArray, log_q_A: FloatArray) -> float:

@@ -21,6 +21,7 @@ from retro_lightning.policy.actions import (
     log_softmax,
 )
 from retro_lightning.policy.batch import Batch
+from retro_lightning.policy.checks import check_model
 from retro_lightning.policy.conditioning import SoftPrompt, TaskConditioning
 from retro_lightning.policy.decisions import child_logits, tree_log_probs
 from retro_lightning.policy.forward import decoder, hidden_states, last_hidden_states
@@ -109,8 +110,7 @@ class Policy(nn.Module):
             distribution=self.distribution,
             trained=trained,
         )
-        self._check_tokens()
-        self._check_logits()
+        check_model(lm, len(tokenizer))
 
     @classmethod
     def build(
@@ -280,6 +280,11 @@ class Policy(nn.Module):
         layers = causal_lm(self.lm).config.get_text_config().num_hidden_layers
         return CachedDecoder(decoder(self.lm), layers=layers, rows=rows, max_length=self.max_length)
 
+    @property
+    def has_reference(self) -> bool:
+        """Whether the model before training can be had by switching its adapters off."""
+        return causal_lm(self.lm) is not self.lm
+
     @contextmanager
     def reference(self) -> Iterator[None]:
         """Within it the model is what it was before training: no adapters, soft prompt or dropout.
@@ -287,7 +292,7 @@ class Policy(nn.Module):
         Raises:
             ValueError: If the whole model is trained: nothing of what it was is left.
         """
-        if causal_lm(self.lm) is self.lm:
+        if not self.has_reference:
             raise ValueError(
                 "the whole language model is trained, so that nothing of the reference is left: "
                 "train adapters (model.language_model.init_args.lora), or load the first policy a "
@@ -312,30 +317,6 @@ class Policy(nn.Module):
         finally:
             if training:
                 self.train()
-
-    def _check_tokens(self) -> None:
-        known = causal_lm(self.lm).get_input_embeddings().num_embeddings
-        if len(self.tokenizer) > known:
-            raise ValueError(
-                f"the tokenizer has {len(self.tokenizer)} tokens but "
-                f"{type(causal_lm(self.lm)).__name__} has embeddings for {known}: use the model's "
-                "own tokenizer, or resize its embeddings"
-            )
-
-    @torch.no_grad()
-    def _check_logits(self) -> None:
-        training = self.lm.training
-        self.lm.eval()
-        probe = torch.arange(3, device=next(self.lm.parameters()).device)[None]
-        hidden = decoder(self.lm)(input_ids=probe, use_cache=False).last_hidden_state
-        ours = causal_lm(self.lm).get_output_embeddings()(hidden)
-        theirs = self.lm(input_ids=probe, use_cache=False).logits
-        self.lm.train(training)
-        if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
-            raise ValueError(
-                f"{type(causal_lm(self.lm)).__name__} does more to its logits than multiply hidden "
-                "states by the output embeddings (scaling or capping); it cannot be the policy"
-            )
 
     # ------------------------------------------------------------------ directory
     def save(self, path: Path | str) -> None:

@@ -180,12 +180,10 @@ class Transcript:
         decided: list[int] = []
         taken: list[int] = []
         for number, (step, wrote) in enumerate(zip(trajectory.steps, steps, strict=False)):
-            trie = None
-            if step.valid_actions is not None and wrote.path is not None:
-                trie = self.trie(step.valid_actions) if self.trained != "thought" else None
+            learnt = wrote.path is not None and self.trained != "thought"
+            trie = self.trie(step.valid_actions) if step.valid_actions and learnt else None
             tries.append(trie if isinstance(trie, ScoredTrie) else None)
-            if isinstance(trie, ScoredTrie):
-                assert wrote.path is not None
+            if isinstance(trie, ScoredTrie) and wrote.path is not None:
                 decided.append(number)
                 taken.append(trie.candidate_of(wrote.path.ids))
         sizes = [len(trie.distinct) for trie in tries if trie is not None]

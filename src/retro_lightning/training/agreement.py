@@ -18,11 +18,12 @@ from retro_lightning.trajectory import Trajectory
 
 TOLERANCE = 1e-4
 """Largest difference of log-probabilities allowed in float32."""
-LOW_PRECISION_TOLERANCE = 0.05
+LOW_PRECISION_TOLERANCE = 0.1
 """The same in bfloat16 and other low precisions.
 
-Measured on random models of two layers (Llama, GPT-2, Qwen2; 320 actions): 0.017 at most, 0.002 in
-the mean; in float32 2e-6. Cached and uncached passes add up in another order there.
+Measured on random Llama, GPT-2 and Qwen2 models of 2 to 8 layers and 32 to 512 units over contexts
+of 150 to 540 tokens: 0.058 at most, below 0.01 in the median; in float32 2e-6. Cached and uncached
+passes add up in another order there.
 """
 _CHECKED_TRAJECTORIES = 32
 _CHECKED_DISTRIBUTIONS = 4

@@ -51,7 +51,7 @@ class PolicyGradientModule(L.LightningModule):
         baseline: What is subtracted from returns to lower the variance of the gradient.
         return_scale: What advantages are divided by, so that tasks weigh alike; null = nothing.
         reference_policy: Policy directory that a KL is taken to, where an objective asks for one;
-            null = what the policy was before its adapters were trained.
+            None = the model without its adapters, where adapters are trained.
         value_head: Shape of the value head.
         conditioning: What tells the policy its task beside the transcript, in which the instruction
             always stands: a soft prompt; None = nothing. An ``initial_policy`` keeps its own.

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from retro_lightning.policy.batch import Batch
-from retro_lightning.policy.loading import causal_lm
 from retro_lightning.policy.policy import Evaluation, Policy
 
 
@@ -71,7 +70,8 @@ class Reference:
     """The policy that a KL is taken to; loaded when it is first asked, and no part of the module.
 
     Args:
-        path: Its policy directory; None = what the policy was before its adapters were trained.
+        path: Its policy directory; None = the model without its adapters, where adapters are
+            trained.
     """
 
     def __init__(self, path: str | None) -> None:
@@ -84,14 +84,14 @@ class Reference:
         Raises:
             ValueError: If there is none, or its tokenizer is not the policy's.
         """
-        if self._path is None:
-            if causal_lm(policy.lm) is policy.lm:
-                raise ValueError(
-                    "an objective has kl_coef above 0, but the whole language model is trained and "
-                    "there is no reference policy: set model.reference_policy to a policy directory"
-                )
+        if self._path is None and policy.has_reference:
             with policy.reference():
                 return evaluate(policy, parts)
+        if self._path is None:
+            raise ValueError(
+                "an objective has kl_coef above 0, but there is no reference policy: set "
+                "model.reference_policy to a policy directory, or train adapters"
+            )
         if self._policy is None:
             device = next(policy.parameters()).device
             self._policy = Policy.load(Path(self._path), device).requires_grad_(False)

@@ -18,6 +18,7 @@ from retro_lightning.policy.conditioning import (
     SoftPrompt,
     TaskConditioning,
 )
+from retro_lightning.policy.language_model import LoraSettings, PretrainedLM
 from retro_lightning.policy.policy import Evaluation, Policy
 from retro_lightning.policy.value_head import ValueHead
 from retro_lightning.trajectory import Trajectory
@@ -163,6 +164,23 @@ def test_prompts_are_saved_and_restored(name: str, tmp_path: Path) -> None:
         one, two = evaluate(policy, trajectories), evaluate(again, trajectories)
     assert torch.equal(one.logprobs_BS, two.logprobs_BS)
     assert again.soft_prompt.made_from.settings() == SETTINGS[name].settings()
+
+
+def test_the_reference_has_no_prompt_either(tmp_path: Path) -> None:
+    tiny.language_model("llama", 300).save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    source = PretrainedLM(str(tmp_path), lora=LoraSettings(rank=2))
+    policy = Policy.build(source, None, conditioning=SETTINGS["family"]).eval()
+    with torch.no_grad():
+        policy.soft_prompt.vectors.mul_(5.0)
+        prompted = evaluate(policy, [tiny.trajectory(0, 3)]).logprobs_BS
+        with policy.reference():
+            reference = evaluate(policy, [tiny.trajectory(0, 3)]).logprobs_BS
+        again = evaluate(policy, [tiny.trajectory(0, 3)]).logprobs_BS
+        plain = evaluate(Policy.load(tmp_path).eval(), [tiny.trajectory(0, 3)]).logprobs_BS
+    torch.testing.assert_close(reference, plain, atol=1e-5, rtol=0)
+    assert torch.equal(prompted, again)
+    assert (prompted - reference).abs().max() > 0.1
 
 
 class Own(DescriptionEmbedding):

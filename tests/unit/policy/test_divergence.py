@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 import tiny
 from retro_lightning.policy.actions import TrieConstrained
-from retro_lightning.policy.divergence import divergences, kl
+from retro_lightning.policy.divergence import divergences, kl, mean_divergences
 from retro_lightning.policy.policy import Policy
 from retro_lightning.policy.scoring import SequenceScore
 from retro_lightning.policy.value_head import ValueHead
@@ -40,6 +42,19 @@ def test_the_default_is_no_softmax_over_sequences_and_the_divergence_says_by_how
     ]
     np.testing.assert_allclose(found, expected, atol=1e-9)
     assert found.min() > 0.01
+    means = mean_divergences(policy, trajectories)
+    assert means["sequence"] == pytest.approx(found.mean())
+    assert set(means) == {"sequence", "token_mean", "word_mean", "pmi"}
+
+
+def test_steps_of_free_text_are_left_out() -> None:
+    policy = tiny.policy()
+    trajectory = tiny.trajectory(0, 3)
+    free = dataclasses.replace(trajectory.steps[1], valid_actions=None)
+    mixed = dataclasses.replace(trajectory, steps=(trajectory.steps[0], free, trajectory.steps[2]))
+    assert len(divergences(policy, SequenceScore(), [mixed])) == 2
+    nothing = dataclasses.replace(trajectory, steps=(free,))
+    assert np.isnan(mean_divergences(policy, [nothing])["sequence"])
 
 
 def test_where_every_action_is_one_token_only_the_end_tells_them_apart() -> None:

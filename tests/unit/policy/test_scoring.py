@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 import naive
 import tiny
+from retro_lightning.environments.base import make_tasks
 from retro_lightning.policy import scores
 from retro_lightning.policy.actions import ActionDistribution, TrieConstrained
 from retro_lightning.policy.batch import collate
@@ -25,10 +27,14 @@ from retro_lightning.policy.scoring import (
     TokenMean,
     WordMean,
 )
+from retro_lightning.policy.text import TextSampling
 from retro_lightning.policy.trie import TokenTrie
 from retro_lightning.policy.value_head import ValueHead
+from retro_lightning.policy.written import Trained
+from retro_lightning.rollout.collector import Job, collect
 from retro_lightning.rollout.session import Session
 from retro_lightning.trajectory import Trajectory
+from tests.support import CorridorEnv
 
 DISTRIBUTIONS: dict[str, Callable[[], ActionDistribution]] = {
     "uniform_prior": lambda: TrieConstrained(uniform_prior=True),
@@ -80,6 +86,10 @@ def test_equals_a_forward_pass_per_candidate_with_its_gradient(
             assert np.exp(full[number]).sum() == pytest.approx(1.0, abs=1e-12)
             expected[row, number] = every[step.valid_actions.index(step.action)]
             entropies[row, number] = -(every.exp() * every).sum()
+            if policy.distribution.whole:  # one decision a step, rows one after the other
+                decision = len(trajectories[0].steps) * row + number
+                table = ours.child_logprobs_DC[decision, : len(every)].detach()
+                np.testing.assert_allclose(table, every.detach(), atol=1e-4)
     torch.testing.assert_close(ours.logprobs_BS.double(), expected, atol=1e-4, rtol=0)
     weights = torch.arange(6.0).view(2, 3) - 1.5  # no symmetry in which errors could cancel
     if policy.distribution.whole:  # of a trie's walk the entropy is that of the nodes visited
@@ -165,8 +175,8 @@ def test_many_logits_are_computed_in_parts(name: str, monkeypatch: pytest.Monkey
         policy.zero_grad()
         evaluation = evaluate(policy, trajectories)
         (evaluation.logprobs_BS.sum() + evaluation.entropies_BS.sum()).backward()
-        gradient = policy.lm.get_output_embeddings().weight.grad.clone()
-        found.append((evaluation.logprobs_BS.detach(), gradient))
+        gradients = [parameter.grad.clone() for parameter in policy.lm.parameters()]
+        found.append((evaluation.logprobs_BS.detach(), *gradients))
     torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)
 
 
@@ -359,3 +369,48 @@ def test_whole_actions_with_adapters_and_gradient_checkpointing(tmp_path: Path) 
         found.append([p.grad for p in policy.lm.parameters() if p.requires_grad])
     assert any(grad.abs().sum() > 0 for grad in found[0])
     torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("trained", ["all", "action", "thought"])
+def test_whole_actions_beside_thoughts_and_free_text(trained: Trained) -> None:
+    plain = tiny.policy("gpt2")
+    policy = Policy(
+        plain.lm,
+        plain.tokenizer,
+        value_head=plain.value_head,
+        distribution=SequenceScore(),
+        text=TextSampling(thought_tokens=3),
+        trained=trained,
+    ).eval()
+    scripted = tiny.trajectory(0, 3, actions=MENU)
+    first, second, third = scripted.steps
+    steps = (
+        replace(first, thought="left, I think"),
+        replace(second, valid_actions=None, action="the red key", thought="two"),
+        replace(third, valid_actions=None, action="near"),
+    )
+    scripted = replace(scripted, steps=steps)
+    encoded = policy.transcript.encode(scripted)
+    tokens = encoded.tokens.tolist()
+    with torch.no_grad():
+        every_TV = policy.lm(input_ids=torch.tensor([tokens])).logits[0].log_softmax(-1)
+        before = tokens[: encoded.action_positions[0] + 1]
+        scores = [naive.sequence(policy, before, naive.candidate(policy, a)) for a in MENU]
+        expected = np.zeros(3)
+        if trained != "thought":
+            expected[0] = torch.stack(scores).log_softmax(0)[MENU.index(first.action)]
+        for step, position, token in zip(
+            encoded.text_step, encoded.text_position, encoded.text_token, strict=True
+        ):
+            expected[step] += float(every_TV[position, token])
+        ours = evaluate(policy, [scripted]).logprobs_BS[0]
+    np.testing.assert_allclose(ours, expected, atol=1e-4)
+    make = functools.partial(CorridorEnv, length=9)  # and in rollouts, with thoughts
+    jobs = [Job(task, 0) for task in make_tasks("corridor", make, "train", 3)]
+    acted = list(collect(policy, {"corridor": make}, jobs, run="run", seed=1))
+    batch = collate(policy.transcript.encode_many(acted), acted)
+    with torch.no_grad():
+        now_BS = policy.evaluate(batch).logprobs_BS
+    mask = batch.steps_BS
+    assert all(step.thought is not None for t in acted for step in t.steps)
+    torch.testing.assert_close(now_BS[mask], batch.behaviour_logprobs_BS[mask], atol=1e-4, rtol=0)

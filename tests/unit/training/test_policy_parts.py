@@ -7,18 +7,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import tiny
 from retro_lightning.config import command
 from retro_lightning.policy.actions import TrieConstrained
+from retro_lightning.policy.batch import collate
 from retro_lightning.policy.conditioning import (
     DescriptionEmbedding,
     LearnedTaskEmbedding,
     TaskConditioning,
 )
+from retro_lightning.policy.language_model import LoraSettings, PretrainedLM
 from retro_lightning.policy.policy import Policy
 from retro_lightning.policy.scoring import PointwiseMutualInformation, TokenMean
 from retro_lightning.replay.store import ReplayStore
 from retro_lightning.training.callbacks.rollouts import FreshRollouts
+from retro_lightning.training.other_policies import Reference
 from tests.fits import Fit, phases
 
 CORRIDOR = Path(__file__).parents[2] / "corridor.yaml"
@@ -99,3 +104,20 @@ def test_both_are_chosen_by_class_path() -> None:
         ],
     )
     assert cli.model.distribution.uniform_prior
+
+
+def test_the_reference_of_adapters_is_the_model_without_them(tmp_path: Path) -> None:
+    tiny.language_model("llama", 300).save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    policy = Policy.build(PretrainedLM(str(tmp_path), lora=LoraSettings(rank=2)), None, seed=1)
+    records = [tiny.trajectory(0, 3)]
+    part = collate(policy.transcript.encode_many(records), records)
+    with torch.no_grad():
+        before = policy.eval().evaluate(part).logprobs_BS
+        for name, parameter in policy.lm.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
+        after = policy.evaluate(part).logprobs_BS
+    [reference] = Reference(None).evaluate(policy, [part])
+    torch.testing.assert_close(reference.logprobs_BS, before, atol=1e-5, rtol=0)
+    assert not torch.allclose(after, before, atol=1e-2)
