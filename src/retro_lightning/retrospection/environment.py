@@ -130,7 +130,8 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
         """
         super().reset(seed=seed, options=options)
         chosen = int(self.np_random.integers(2**31)) if seed is None else seed
-        return _result(self.reset_many([self], [chosen])[0])
+        opening: Opening = _result(self.reset_many([self], [chosen])[0])
+        return opening
 
     def step(self, action: str) -> Result:
         """Let the actor try again, told this reflection.
@@ -139,7 +140,8 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
             ActorFault: If the retry could not be made, or met another environment.
             ValueError: If the reflection is empty, too long or repeats itself.
         """
-        return _result(self.step_many([self], [action])[0])
+        turn: Result = _result(self.step_many([self], [action])[0])
+        return turn
 
     @staticmethod
     def reset_many(
