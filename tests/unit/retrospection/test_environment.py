@@ -238,6 +238,16 @@ def test_lift_needs_placebos() -> None:
     ).close()
 
 
+def test_where_all_tasks_read_alike_placebos_must_be_given(actor: Counting) -> None:
+    class OneTask(LockedDoor):
+        SUBJECTS = ("cellar", "cellar", "cellar")
+
+    env = RetrospectionEnv(environment=OneTask, actor=actor)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"none has another instruction.*give RetrospectionEnv"):
+        env.placebo()
+
+
 def test_placebos_speak_of_another_task_and_never_change(actor: Counting) -> None:
     env = scene(actor)()
     for seed in range(20):
