@@ -16,6 +16,7 @@ pytestmark = pytest.mark.slow
 CONF = Path(__file__).parents[2] / "conf"
 
 
+@pytest.mark.timeout(900)
 def test_the_actor_follows_what_helps_and_nothing_else(workplace: Path) -> None:
     cli = command.build("fit", ["--config", str(CONF / "retroformer.yaml")])
     gains: dict[str, list[float]] = {"oracle": [], "placebo": []}
