@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from retro_lightning.environments.base import EnvironmentFactory, TextEnv
 from retro_lightning.policy.policy import Policy
@@ -71,7 +73,7 @@ class PolicyActor(Actor):
 
     @property
     def _policy(self) -> Policy:
-        return load(self.path)
+        return load(self.path, published_version(self.path))
 
     def attempt(self, requests: Sequence[Request]) -> list[Trajectory]:
         """See ``Actor``: one rollout session for all requests."""
@@ -100,9 +102,52 @@ class PolicyActor(Actor):
             return failed(request, str(error), self.key)
 
 
-@functools.cache
-def load(path: str) -> Policy:
-    """A frozen policy, read once in a process."""
+class PublishedActor(Actor):
+    """The latest policy that a run has published, or another actor until there is one.
+
+    Args:
+        path: Where the run publishes its policy.
+        start: Acts until then.
+        seed: Seed of its choices.
+        parallel: Attempts under way at the same time.
+    """
+
+    def __init__(self, path: str, start: Actor, seed: int = 1, parallel: int = 256) -> None:
+        self.path, self.start, self.seed, self.parallel = path, start, seed, parallel
+
+    @property
+    def key(self) -> str:
+        """That of whoever acts now."""
+        return self._now.key
+
+    def prepare(self) -> None:
+        """Make the actor that begins."""
+        self.start.prepare()
+
+    def attempt(self, requests: Sequence[Request]) -> list[Trajectory]:
+        """See ``Actor``."""
+        return self._now.attempt(requests)
+
+    @property
+    def _now(self) -> Actor:
+        published = published_version(self.path) is not None
+        return PolicyActor(self.path, self.seed, self.parallel) if published else self.start
+
+
+def published_version(path: str) -> int | None:
+    """Version of the policy in a directory; None = it is no policy directory of this project."""
+    about = Path(path) / "policy.json"
+    return int(json.loads(about.read_text())["version"]) if about.is_file() else None
+
+
+@functools.lru_cache(maxsize=4)
+def load(path: str, version: int | None) -> Policy:
+    """A frozen policy, read once in a process for each version of it.
+
+    Args:
+        path: Its directory, or a plain Hugging Face directory or hub name.
+        version: What ``published_version`` says; tells apart what was published under one path.
+    """
     return Policy.load(path).eval().requires_grad_(False)
 
 

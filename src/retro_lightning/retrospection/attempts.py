@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
+from retro_lightning.environments.base import EnvironmentFactory, describe
 from retro_lightning.retrospection.actor import Actor, Request
 from retro_lightning.trajectory import Trajectory
 
@@ -78,6 +82,17 @@ def require_same_start(before: Trajectory, after: Trajectory) -> None:
             f"task {before.task.task_id} began otherwise in the retry than in the attempt before: "
             "reset(seed) of the actor's environment must always lead to the same state"
         )
+
+
+def mean_return(attempts: Sequence[Trajectory]) -> float:
+    """Mean undiscounted return."""
+    return math.fsum(attempt.total_return for attempt in attempts) / len(attempts)
+
+
+def family_of(environment: EnvironmentFactory) -> str:
+    """A name for the tasks of an actor's environment that differs wherever the environment does."""
+    text = json.dumps(describe(environment), sort_keys=True)
+    return f"actor-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
 
 
 def _remember(actor: str, request: Request, attempt: Trajectory) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -62,7 +63,8 @@ class Arm:
 
 def evaluation_environment(make: EnvironmentFactory, retries: int) -> EnvironmentFactory:
     """The same environment with this many retries, and without controls: success is counted."""
-    return functools.partial(make, retries=retries, samples=1, reward="return_change")
+    configured: Any = make  # a partial of RetrospectionEnv, as every configured environment
+    return functools.partial(configured, retries=retries, samples=1, reward="return_change")
 
 
 def scripted_arm(

@@ -11,21 +11,15 @@ Two rewards for the k-th reflection, G being the return of an attempt:
   its place, a reflection written for another task of the kind. Environment and, retry by retry,
   the actor's sampling noise are the same in both arms, and other than the failed attempt's.
 
-For one failed attempt both subtract something that the reflection has no part in, so that the
-expected policy gradient is the same; ``docs/retroformer.md`` says where they differ. Left out of
-the paper: rewards that reach reflections of earlier attempts (a reflection is credited with its own
-retry only: learn with ``gamma: 0``).
-
-All that is random follows from the actor's seed, the task and the number of the attempt. So first
-attempts and controls are made once and remembered.
+Both subtract what the reflection has no part in, so that the expected policy gradient is the same;
+``docs/retroformer.md`` says where they differ. A reflection is credited with its own retry only:
+learn with ``gamma: 0``. All that is random follows from the actor's seed, the task and the number
+of the attempt: first attempts and controls are made once.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -35,21 +29,22 @@ from retro_lightning.environments.base import (
     EnvironmentFactory,
     Opening,
     Result,
-    describe,
     split_of,
     state_hash,
 )
 from retro_lightning.environments.spaces import UnicodeText
 from retro_lightning.retrospection.actor import Actor, Request
 from retro_lightning.retrospection.attempts import (
+    family_of,
     make_attempts,
     make_several,
+    mean_return,
     require_same_start,
     require_sound,
 )
 from retro_lightning.retrospection.hints import require_writer
 from retro_lightning.retrospection.memory import Memory
-from retro_lightning.rollout.seeds import generator
+from retro_lightning.retrospection.placebo import placebo_for
 from retro_lightning.trajectory import Task, Trajectory
 
 FIRST_ATTEMPTS = 8
@@ -106,7 +101,7 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
         self.memory = memory if memory is not None else Memory()
         self._unusable, self._placebos = unusable, tuple(placebos)
         self._env = environment()
-        self._family = _family(environment)
+        self._family = family_of(environment)
         if reward == "lift" and not placebos and not hasattr(self._env, "write_reflection"):
             raise ValueError(
                 f"RetrospectionEnv: {type(self._env).__name__} has no write_reflection to make "
@@ -130,7 +125,8 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
         """
         super().reset(seed=seed, options=options)
         chosen = int(self.np_random.integers(2**31)) if seed is None else seed
-        return _result(self.reset_many([self], [chosen])[0])
+        opening: Opening = _result(self.reset_many([self], [chosen])[0])
+        return opening
 
     def step(self, action: str) -> Result:
         """Let the actor try again, told this reflection.
@@ -139,7 +135,8 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
             ActorFault: If the retry could not be made, or met another environment.
             ValueError: If the reflection is empty, too long or repeats itself.
         """
-        return _result(self.step_many([self], [action])[0])
+        turn: Result = _result(self.step_many([self], [action])[0])
+        return turn
 
     @staticmethod
     def reset_many(
@@ -272,7 +269,8 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
             assert self._unusable is not None
             reward = self._unusable
         else:
-            reward = _mean(retries) - (_mean(controls) if controls else before.total_return)
+            compared = mean_return(controls) if controls else before.total_return
+            reward = mean_return(retries) - compared
             self._reflections += _given(reflection)
         self._failed = retries[0]
         over = retries[0].success or self._tried >= self._retries
@@ -291,17 +289,7 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
     # ------------------------------------------------------------------ scripted reflections
     def placebo(self) -> str:
         """A reflection that was written for another task of the kind; always the same one."""
-        rng = generator("placebo", self._task.task_id)
-        if self._placebos:
-            return self._placebos[int(rng.integers(len(self._placebos)))]
-        other: Any = self._make()
-        try:
-            while True:
-                _, info = other.reset(seed=int(rng.integers(2**31)))
-                if info["instruction"] != self._task.instruction:
-                    return str(other.write_reflection("helpful", rng))
-        finally:
-            other.close()
+        return placebo_for(self._task, self._make, self._placebos)
 
     def write_reflection(self, quality: Any, rng: Any) -> str:
         """A reflection that the actor's environment writes on the present task.
@@ -314,18 +302,8 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
         return str(env.write_reflection(quality, rng))
 
 
-def _family(environment: EnvironmentFactory) -> str:
-    """A name for the actor's tasks that differs wherever the environment does."""
-    text = json.dumps(describe(environment), sort_keys=True)
-    return f"actor-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
-
-
 def _given(reflection: str | None) -> list[str]:
     return [] if reflection is None else [reflection]
-
-
-def _mean(attempts: Sequence[Trajectory]) -> float:
-    return math.fsum(attempt.total_return for attempt in attempts) / len(attempts)
 
 
 def _result(result: Any) -> Any:

@@ -146,15 +146,13 @@ def retry_curves(
     figure, axes = canvas(title, width=8.5, height=4.2)
     for number, (name, points) in enumerate(curves.items()):
         rates, lows, highs = (np.array(column) for column in zip(*points, strict=True))
-        steps = np.arange(len(rates), dtype=np.float64)
+        line = [float(retries) for retries in range(len(rates))], rates.tolist()
         strong = name == emphasised
         colour = INK if strong else COLOURS[number % len(COLOURS)]
         dash = "-" if strong else _DASHES[number % len(_DASHES)]
         width = 2.6 if strong else 1.6
-        axes.fill_between(steps, lows, highs, color=colour, alpha=0.13, linewidth=0)
-        _curve(
-            axes, (steps, rates), name, color=colour, linestyle=dash, linewidth=width, marker="o"
-        )
+        axes.fill_between(line[0], lows, highs, color=colour, alpha=0.13, linewidth=0)
+        _curve(axes, line, name, color=colour, linestyle=dash, linewidth=width, marker="o")
     axes.set_xlabel("retries; bands: 95 % Wilson interval, for one checkpoint")
     axes.set_ylabel("tasks solved")
     axes.set_ylim(0.0, 1.02)

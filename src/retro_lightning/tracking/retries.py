@@ -41,8 +41,9 @@ class RetryCurves(Callback):
     Arms: ``plain`` (the actor just tries again), ``placebo``, ``before`` (the reflector as it ended
     its first phase, if ``PhasePolicies`` kept it), ``trained``, ``shuffled`` (what ``trained``
     wrote for other tasks) and ``oracle``. Metrics are ``test/success@k/<arm>``, the mean over the
-    families that were trained on, and ``test/success@k/<arm>/<family>``; the outcome of every task
-    is kept in ``retries.json`` of the run's directory.
+    families that were trained on, and ``test/success@k/<arm>/<family>``; ``test/oracle_share@k`` is
+    how much of the oracle's gain the trained reflector reaches. The outcome of every task is kept
+    in ``retries.json`` of the run's directory.
 
     Args:
         retries: Most retries.
@@ -146,6 +147,11 @@ class RetryCurves(Callback):
         means = table(trained_on)
         per_family = {k: v for k, v in table(held_out).items() if k.count("/") > 1}
         metrics = {f"test/{name}": value for name, value in {**means, **per_family}.items()}
+        metrics |= {
+            f"test/oracle_share@{retries}": share
+            for retries in range(1, self.retries + 1)
+            if (share := oracle_share(means, retries)) is not None
+        }
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.global_step)
         record = {
@@ -166,6 +172,22 @@ class RetryCurves(Callback):
                 save_figure(trainer, figure, name)
 
 
+def oracle_share(means: Mapping[str, float], retries: int) -> float | None:
+    """Share of the oracle's gain over plain retries that the trained reflector reaches.
+
+    Args:
+        means: ``success@k/<arm>``.
+        retries: The number of retries.
+
+    Returns:
+        1 = as good as the oracle, 0 = no better than plain retry; None if the oracle gains nothing.
+    """
+    plain, trained, oracle = (
+        means[f"success@{retries}/{arm}"] for arm in ("plain", TRAINED, "oracle")
+    )
+    return (trained - plain) / (oracle - plain) if oracle > plain else None
+
+
 def pooled(arms: Sequence[Arm]) -> dict[str, list[tuple[float, float, float]]]:
     """Success with its Wilson interval after each number of retries, families together."""
     curves: dict[str, list[tuple[float, float, float]]] = {}
@@ -184,12 +206,13 @@ def closing_table(arms: Sequence[Arm], held_out: Sequence[str]) -> Table:
     retries = arms[0].solved.shape[1]
     shown = Table(
         title="Share of test tasks solved after retries",
-        caption="95 % Wilson intervals of this one checkpoint behind the last column",
+        caption="interval: 95 % Wilson interval of the last column, for this one checkpoint",
+        padding=(0, 0),
     )
-    shown.add_column("tasks", no_wrap=True)
+    shown.add_column("tasks", overflow="fold")
     shown.add_column("reflections", no_wrap=True)
     for number in range(retries):
-        shown.add_column(f"@{number}", justify="right")
+        shown.add_column(f"@{number}", justify="right", no_wrap=True)
     shown.add_column("interval", no_wrap=True)
     for title, some in _groups(arms, held_out):
         for name, points in pooled(some).items():

@@ -31,10 +31,14 @@ from retro_lightning.training.callbacks.rollouts import FreshRollouts
 CONF = Path(__file__).parents[3] / "conf"
 MAIN = CONF / "multitask.yaml"
 EVERY = sorted(CONF.rglob("*.yaml"))
-JOBS = [path for path in EVERY if "language_model:" in path.read_text(encoding="utf-8")]
-"""Files that stand by themselves; the others are stacked on the main job."""
 RETRO = CONF / "retroformer.yaml"
 RETRO_OVERLAYS = sorted((CONF / "overlay" / "retroformer").glob("*.yaml"))
+JOBS = [
+    path
+    for path in EVERY
+    if path not in RETRO_OVERLAYS and "language_model:" in path.read_text(encoding="utf-8")
+]
+"""Files that stand by themselves; the others are stacked on the main job."""
 OVERLAYS = [path for path in EVERY if path not in (*JOBS, *RETRO_OVERLAYS)]
 SHORT = [path for path in OVERLAYS if path.parent.name == "overlay"]
 
@@ -105,7 +109,9 @@ def test_an_overlay_changes_what_it_names_of_the_main_job(path):
 def test_a_mode_of_retroformer_is_made(path):
     cli = build(RETRO, path)
     assert cli.run_dir == Path("runs") / path.stem
-    assert set(made(cli)) == {RetrospectionEnv}
+    kinds = {HiddenObject, LockedDoor, RefusedCall}
+    roles = {"actor_only": kinds, "retroact": {RetrospectionEnv, *kinds}}
+    assert set(made(cli)) == roles.get(path.stem, {RetrospectionEnv})
 
 
 def test_the_retroformer_job_keeps_one_kind_out_of_training():

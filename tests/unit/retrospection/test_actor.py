@@ -42,7 +42,7 @@ def test_attempts_follow_from_task_and_number(path: str) -> None:
 
 def test_it_is_told_its_reflections(path: str) -> None:
     made = PolicyActor(path).attempt(requests("the key is red"))
-    tokenizer = load(path).tokenizer
+    tokenizer = load(path, 0).tokenizer
     text = tokenizer.decode(made[0].steps[1].generation.context_ids)  # type: ignore[union-attr]
     assert f"Task: {TASKS[0].instruction}\nReflection: the key is red\nAction:" in text
 
@@ -51,7 +51,7 @@ def test_it_is_frozen_and_leaves_its_directory_alone(path: str) -> None:
     before = {name: value.clone() for name, value in Policy.load(path).state_dict().items()}
     actor = PolicyActor(path)
     actor.attempt(requests())
-    frozen = load(path)
+    frozen = load(path, 0)
     assert not frozen.training
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
     for name, value in Policy.load(path).state_dict().items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import numpy as np
 import pytest
 
 from retro_lightning.environments.base import make_tasks
@@ -101,6 +102,33 @@ def test_a_useless_reflection_has_no_lift_on_average_though_returns_change(actor
     assert lift == pytest.approx(0.0)
     # G(k+1) - G(k) is credited with a plain second guess: one of 6 keys.
     assert change / 60 == pytest.approx(1 / 6, abs=0.08)
+
+
+def test_both_rewards_have_the_same_expected_policy_gradient(actor: Counting) -> None:
+    texts = ("try something else", "do not give up", "helpful", "wrong")
+    logits = np.array([0.3, -0.2, 0.9, 0.1])
+    probabilities = np.exp(logits) / np.exp(logits).sum()
+    differ = False
+    for seed in range(5):
+        rewards = {}
+        for kind in ("return_change", "lift"):
+            env = scene(actor, reward=kind, samples=4, controls=4)()
+            rewards[kind] = np.array([_reward(env, seed, text) for text in texts])
+        # Gradient of the expected reward by the logits of a softmax: p_i (r_i - sum_j p_j r_j).
+        change, lift = (
+            probabilities * (r - probabilities @ r)
+            for r in (rewards["return_change"], rewards["lift"])
+        )
+        assert change == pytest.approx(lift, abs=1e-12)
+        assert np.abs(change).max() > 0
+        differ |= not np.allclose(rewards["return_change"], rewards["lift"])
+    assert differ  # the rewards themselves are not equal
+
+
+def _reward(env: RetrospectionEnv, seed: int, text: str) -> float:
+    env.reset(seed=seed)
+    quality = text if text in ("helpful", "wrong") else None
+    return env.step(env.write_reflection(quality, rng()) if quality else text)[1]
 
 
 def test_controls_and_first_attempts_are_made_once(actor: Counting) -> None:
@@ -236,6 +264,16 @@ def test_lift_needs_placebos() -> None:
     RetrospectionEnv(
         environment=CorridorEnv, actor=Counting("x"), reward="lift", placebos=["hm"]
     ).close()
+
+
+def test_where_all_tasks_read_alike_placebos_must_be_given(actor: Counting) -> None:
+    class OneTask(LockedDoor):
+        SUBJECTS = ("cellar", "cellar", "cellar")
+
+    env = RetrospectionEnv(environment=OneTask, actor=actor)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"none has another instruction.*give RetrospectionEnv"):
+        env.placebo()
 
 
 def test_placebos_speak_of_another_task_and_never_change(actor: Counting) -> None:

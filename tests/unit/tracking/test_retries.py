@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import Logger
 from retro_lightning.evaluation import wilson
 from retro_lightning.retrospection.curves import Arm
 from retro_lightning.tracking.mlflow import MLflowRun
-from retro_lightning.tracking.retries import RetryCurves, pooled
+from retro_lightning.tracking.retries import RetryCurves, oracle_share, pooled
 from tests.tiny import policy
 from tests.unit.retrospection.scenes import Counting, scene
 
@@ -77,6 +77,9 @@ def test_metrics_of_every_arm_and_number_of_retries(tested: Any) -> None:
             assert metrics[f"test/success@{retries}/{arm}"] == pytest.approx(np.mean(families))
             assert f"test/success@{retries}/{arm}/retro/new" in metrics
     assert metrics["test/success@1/oracle"] == 1.0
+    gain = metrics["test/success@2/trained"] - metrics["test/success@2/plain"]
+    ceiling = metrics["test/success@2/oracle"] - metrics["test/success@2/plain"]
+    assert metrics["test/oracle_share@2"] == pytest.approx(gain / ceiling)
     assert metrics["test/success@2/plain"] < 1.0
     first = {metrics[f"test/success@0/{arm}"] for arm in ARMS}
     assert len(first) == 1
@@ -125,6 +128,12 @@ def test_pooled_curves_have_wilson_intervals() -> None:
     [[first, second]] = pooled(arms).values()
     assert first == (1 / 3, *wilson(1, 3))
     assert second == (2 / 3, *wilson(2, 3))
+
+
+def test_share_of_the_oracle() -> None:
+    means = {"success@1/plain": 0.4, "success@1/trained": 0.7, "success@1/oracle": 0.8}
+    assert oracle_share(means, 1) == pytest.approx(0.75)
+    assert oracle_share({**means, "success@1/oracle": 0.4}, 1) is None
 
 
 def test_impossible_numbers() -> None:

@@ -14,12 +14,14 @@ from retro_lightning.policy.policy import Policy
 from retro_lightning.rollout.collector import Job, collect
 from retro_lightning.training.agreement import (
     LOW_PRECISION_TOLERANCE,
+    ROUNDING,
     TOLERANCE,
     check_agreement,
 )
 from retro_lightning.trajectory import Trajectory
 from tests.support import CorridorEnv
 from tests.tiny import KINDS, policy
+from tests.unit.retrospection.scenes import Counting, scene
 
 
 def _rollouts(
@@ -106,3 +108,21 @@ def test_a_distribution_that_was_not_the_policys_is_named_with_task_and_step():
     broken = dataclasses.replace(first, steps=(told, *first.steps[1:]))
     with pytest.raises(ValueError, match=rf"task {first.task.task_id}, step 0"):
         check_agreement(acting, [broken])
+
+
+def test_what_is_allowed_grows_with_the_length_of_a_text():
+    acting = policy(context=1024)
+    make = scene(Counting("agreement"), unusable=-1.0)
+    jobs = [Job(task, 0) for task in make_tasks("door", make, "train", 4)]
+    texts = list(collect(acting, {"door": make}, jobs, run="run", seed=1))
+    longest = min(texts, key=lambda t: t.steps[0].log_prob)
+    log_prob = longest.steps[0].log_prob
+    assert log_prob < -150  # tens of tokens, several nats each
+
+    def shifted(by: float) -> Trajectory:
+        step = dataclasses.replace(longest.steps[0], log_prob=log_prob + by)
+        return dataclasses.replace(longest, steps=(step, *longest.steps[1:]))
+
+    check_agreement(acting, [shifted(TOLERANCE + 0.5 * ROUNDING * -log_prob)])
+    with pytest.raises(ValueError, match="disagree"):
+        check_agreement(acting, [shifted(TOLERANCE + 2.0 * ROUNDING * -log_prob)])
