@@ -6,6 +6,7 @@ came of it; the episode's return stands beside it as feedback.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -214,12 +215,15 @@ def step_outputs(step: Step) -> dict[str, Any]:
 
 @contextmanager
 def _tracking(uri: str) -> Iterator[None]:
-    """MLflow's traces go where its global address says: set it, and put it back."""
+    """MLflow's traces go where its global address says: set it, and put it back.
+
+    It keeps that address in the environment too, for processes that are started from here.
+    """
     import mlflow
 
-    before = mlflow.get_tracking_uri()
+    before = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  (None takes it out again)
