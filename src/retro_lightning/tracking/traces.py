@@ -109,8 +109,7 @@ def action_log_probs(
         policy: Who acted, unchanged since; None = nobody that could be asked.
     """
     recorded = tuple(step.log_probs for step in trajectory.steps)
-    listed = all(step.valid_actions is not None for step in trajectory.steps)
-    if policy is None or not trajectory.steps or not listed or None not in recorded:
+    if policy is None or None not in recorded:
         return recorded
     training = policy.training
     policy.eval()
@@ -118,7 +117,7 @@ def action_log_probs(
         asked = policy.action_log_probs(trajectory)
     policy.train(training)
     return tuple(
-        own if own is not None else (asked[i].tolist() if i < len(asked) else None)
+        own if own is not None else (asked[i].tolist() or None if i < len(asked) else None)
         for i, own in enumerate(recorded)
     )
 
