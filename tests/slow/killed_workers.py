@@ -34,6 +34,7 @@ def played_fit(
     prepare: Callable[[MLflowRun], None] | None = None,
 ) -> FitRecord:
     """What ``run_fit`` does, without the fit."""
+    Path(f"busy-{os.getpid()}").touch()
     logger = MLflowRun(flush_seconds=0.0)
     logger.attach(directory, name=directory.name, remember=False, resume=False)
     if prepare is not None:
@@ -72,10 +73,14 @@ def main(file: str) -> None:
     while living or not finished:
         while len(living) < WORKERS and not finished:
             living.add(_fork(sweep))
-        time.sleep(rng.uniform(0.1, 1.2))
-        if killed < KILLS:
-            os.kill(rng.choice(sorted(living)), signal.SIGKILL)
+        if killed < KILLS and living and not finished:
+            victim = rng.choice(sorted(living))
+            if rng.random() < 0.7:  # at work; else whenever it may be, often while it starts
+                _wait_for(lambda victim=victim: Path(f"busy-{victim}").exists())
+            time.sleep(rng.uniform(0.0, 0.8))
+            os.kill(victim, signal.SIGKILL)
             killed += 1
+        time.sleep(0.1)
         for pid in sorted(living):
             done, status = os.waitpid(pid, os.WNOHANG)
             if done:
@@ -83,6 +88,12 @@ def main(file: str) -> None:
                 finished |= os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0
         assert time.monotonic() < until, "the study does not come to its end"
     print(f"killed {killed}")
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 15
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.02)
 
 
 def _fork(sweep: Any) -> int:
