@@ -96,7 +96,7 @@ def mlflow_loggers(cli: Command) -> list[MLflowRun]:
 
 def _results(cli: Command) -> RunResults:
     """The job's callback that keeps results, added where the job has none."""
-    callbacks: list[Any] = cli.trainer.callbacks  # type: ignore[union-attr]
+    callbacks: list[Any] = cli.trainer.callbacks  # type: ignore[attr-defined]
     found = [callback for callback in callbacks if isinstance(callback, RunResults)]
     if not found:
         found = [RunResults()]
@@ -107,7 +107,7 @@ def _results(cli: Command) -> RunResults:
 def _stopper(cli: Command, listen: Listen) -> Callable[[Point], None]:
     def tell(point: Point) -> None:
         if listen(point):
-            cli.trainer.should_stop = True  # type: ignore[union-attr]
+            cli.trainer.should_stop = True
 
     return tell
 

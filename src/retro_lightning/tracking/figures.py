@@ -153,7 +153,13 @@ def retry_curves(
         width = 2.6 if strong else 1.6
         axes.fill_between(steps, lows, highs, color=colour, alpha=0.13, linewidth=0)
         _curve(
-            axes, (steps, rates), name, color=colour, linestyle=dash, linewidth=width, marker="o"
+            axes,
+            (steps.tolist(), rates.tolist()),
+            name,
+            color=colour,
+            linestyle=dash,
+            linewidth=width,
+            marker="o",
         )
     axes.set_xlabel("retries; bands: 95 % Wilson interval, for one checkpoint")
     axes.set_ylabel("tasks solved")

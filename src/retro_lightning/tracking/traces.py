@@ -225,4 +225,5 @@ def _tracking(uri: str) -> Iterator[None]:
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  (None takes it out again)
+        # None takes it out again
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]
