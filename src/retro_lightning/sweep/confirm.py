@@ -123,7 +123,7 @@ def _comparison(sweep: Sweep, fresh: Slots, definition: Mapping[str, Any]) -> Re
         return None
     reference = _DEFAULT if any(arm.label == _DEFAULT for arm in arms) else None
     settings = {
-        label: {key: str(value) for key, value in params.items()}
+        label: {key: _shown(value) for key, value in params.items()}
         for label, params in definition["params"].items()
     }
     title = f"{sweep.settings.study}: the best trials and the defaults on fresh seeds"
@@ -213,4 +213,8 @@ def _register(
 
 
 def _chosen(params: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} = {value}" for key, value in params.items()) or "nothing"
+    return ", ".join(f"{key} = {_shown(value)}" for key, value in params.items()) or "nothing"
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

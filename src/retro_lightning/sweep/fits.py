@@ -25,7 +25,8 @@ from retro_lightning.tracking.results import Point, RunResults
 from retro_lightning.tracking.study import check_server
 
 _ROLLOUT_METRICS = tuple(f"rollout/{name}" for name in ("success_rate", "return", "length"))
-_OVERLAY_PLACE = re.compile(r"^.*?probe\.yaml, line \d+: ")
+_PLACE = re.compile(r"^[^:]*, line \d+: (?:[\w.]+: )?")
+"""Where an error stands in the job's files; it was the sweep file that brought it about."""
 
 Listen = Callable[[Point], bool]
 """Is told of each round of validation; answers whether the fit should stop."""
@@ -95,7 +96,7 @@ def mlflow_loggers(cli: Command) -> list[MLflowRun]:
 
 def _results(cli: Command) -> RunResults:
     """The job's callback that keeps results, added where the job has none."""
-    callbacks: list[Any] = cli.trainer.callbacks  # type: ignore[union-attr]
+    callbacks: list[Any] = cli.trainer.callbacks  # type: ignore[attr-defined]
     found = [callback for callback in callbacks if isinstance(callback, RunResults)]
     if not found:
         found = [RunResults()]
@@ -106,7 +107,7 @@ def _results(cli: Command) -> RunResults:
 def _stopper(cli: Command, listen: Listen) -> Callable[[Point], None]:
     def tell(point: Point) -> None:
         if listen(point):
-            cli.trainer.should_stop = True  # type: ignore[union-attr]
+            cli.trainer.should_stop = True
 
     return tell
 
@@ -185,7 +186,7 @@ def _make_with(sweep: Sweep, params: Mapping[str, Any]) -> None:
 
 
 def _told(error: Exception) -> str:
-    return _OVERLAY_PLACE.sub("", str(error))
+    return _PLACE.sub("", str(error))
 
 
 def rehearse(sweep: Sweep, default_file: Path) -> None:

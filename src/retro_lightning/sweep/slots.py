@@ -99,12 +99,17 @@ class Slots:
 
     def settled(self) -> dict[int, FrozenTrial]:
         """Of every slot that is done the trial that counts."""
-        done = {}
+        done: dict[int, FrozenTrial] = {}
         for trial in self.trials():
             attrs = trial.user_attrs
             if trial.state.is_finished() and _SURPLUS not in attrs and _REPLACED not in attrs:
                 done.setdefault(self.slot(trial.number), trial)
         return done
+
+    def ended(self) -> list[int]:
+        """Numbers of the trials that count and came to an end of their own, pruned ones too."""
+        ends = (TrialState.COMPLETE, TrialState.PRUNED)
+        return [t.number for t in self.settled().values() if t.state in ends]
 
     def done(self) -> bool:
         """Whether every slot is done."""

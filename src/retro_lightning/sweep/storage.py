@@ -125,7 +125,7 @@ def _changed(sweep: Sweep, before: Mapping[str, Any], now: Mapping[str, Any]) ->
 
 
 def _file_lock(path: Path) -> Lock:
-    file = path.with_name(f"{path.name}.lock")
+    file = path.with_name(f"{path.name}.workers")  # Optuna has a .lock of its own
 
     @contextlib.contextmanager
     def lock() -> Iterator[None]:

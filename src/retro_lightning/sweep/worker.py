@@ -208,13 +208,12 @@ def _confirm_and_report(
         if not confirmed.done():
             return
     with lock():
+        slots = _slots(sweep, study, lock, runs, "trial")
         if study.user_attrs.get(_REPORTED) != count + sweep.settings.trials:
-            slots = _slots(sweep, study, lock, runs, "trial")
             report(sweep, slots, confirmed, candidates, runs, console)
             study.set_user_attr(_REPORTED, count + sweep.settings.trials)
-            if runs is not None:
-                runs.close("FINISHED")
         else:
             console.print(f"the study is done: see {sweep.directory}", highlight=False)
-            if runs is not None:
-                runs.close("FINISHED")
+        if runs is not None:
+            again = [] if confirmed is None else confirmed.ended()
+            runs.close("FINISHED", {"trial": slots.ended(), "confirm": again})

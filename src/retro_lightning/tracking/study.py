@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -61,11 +61,19 @@ class StudyRuns:
         for name, value in values.items():
             self.client.log_metric(self.run_id, f"best/{name}", value, step=trial)
 
-    def close(self, status: Status) -> None:
-        """End the study's run, and all below it that a killed worker left open."""
+    def close(self, status: Status, ended: Mapping[str, Collection[int]] | None = None) -> None:
+        """End the study's run, and all below it that a killed worker left open.
+
+        Args:
+            status: How the study ends.
+            ended: Phase → numbers of its trials that came to their end: a worker may be killed
+                after it has told the study so and before it has told MLflow.
+        """
+        whole = {_trial(n, phase) for phase, numbers in (ended or {}).items() for n in numbers}
         for run in self._search(f"tags.`{_STUDY}` = '{self.run_id}'"):
             if run.info.status == "RUNNING":
-                self._set_status(run.info.run_id, "KILLED")
+                finished = run.data.tags.get(_TRIAL) in whole
+                self._set_status(run.info.run_id, "FINISHED" if finished else "KILLED")
         self._set_status(self.run_id, status)
 
     # ------------------------------------------------------------------ trials

@@ -14,6 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from retro_lightning.tracking.figures import COLOURS, INK, PALE, SKY, canvas, legend
 
 _GREY = "#9A9A9A"
+_ABSENT = -0.25
+"""Where a line passes a key that its trial does not have."""
 
 
 @dataclass(frozen=True)
@@ -99,17 +101,19 @@ def parallel_coordinates(
             range(len(columns)),
             heights,
             color=COLOURS[1] if best else COLOURS[0],
-            alpha=0.9 if best else 0.12 + 0.5 * float(share) ** 2,
+            alpha=0.9 if best else 0.25 + 0.5 * float(share) ** 2,
             linewidth=2.4 if best else 1.2,
             label=f"best: trial {trial.number}" if best else None,
         )
     for place, (_, low, high) in enumerate(columns):
         axes.axvline(place, color=INK, linewidth=0.8)
         axes.annotate(high, (place, 1.03), ha="center", fontsize=8)
-        axes.annotate(low, (place, -0.08), ha="center", fontsize=8)
+        axes.annotate(low, (place, -0.09), ha="center", fontsize=8)
+        if _ABSENT in columns[place][0]:
+            axes.annotate("absent", (place, _ABSENT - 0.08), ha="center", fontsize=8)
     axes.set_xticks(range(len(columns)), [*map(_short, keys), metric], rotation=15, ha="right")
     axes.set_yticks([])
-    axes.set_ylim(-0.12, 1.1)
+    axes.set_ylim(_ABSENT - 0.12, 1.1)
     axes.grid(visible=False)
     axes.spines["left"].set_visible(False)
     return figure
@@ -166,13 +170,13 @@ def _axis(axes: Axes, places: Sequence[float], labels: Sequence[str]) -> None:
 
 
 def _unit(values: Sequence[Any]) -> tuple[list[float], str, str]:
-    """Values between 0 and 1, with what stands at both ends; NaN where a trial has none."""
+    """Values between 0 and 1, with what stands at both ends; ``_ABSENT`` where there is none."""
     having = [value for value in values if value is not None]
     places, names = _positions(having)
     low, high = (min(places), max(places)) if places else (0.0, 1.0)
     scaled = iter([(p - low) / (high - low) if high > low else 0.5 for p in places])
     ends = (names[0], names[-1]) if names else (f"{low:.3g}", f"{high:.3g}")
-    return [float("nan") if v is None else next(scaled) for v in values], *ends
+    return [_ABSENT if v is None else next(scaled) for v in values], *ends
 
 
 def _short(key: str) -> str:

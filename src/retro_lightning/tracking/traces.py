@@ -6,6 +6,7 @@ came of it; the episode's return stands beside it as feedback.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -108,8 +109,7 @@ def action_log_probs(
         policy: Who acted, unchanged since; None = nobody that could be asked.
     """
     recorded = tuple(step.log_probs for step in trajectory.steps)
-    listed = all(step.valid_actions is not None for step in trajectory.steps)
-    if policy is None or not trajectory.steps or not listed or None not in recorded:
+    if policy is None or None not in recorded:
         return recorded
     training = policy.training
     policy.eval()
@@ -117,7 +117,7 @@ def action_log_probs(
         asked = policy.action_log_probs(trajectory)
     policy.train(training)
     return tuple(
-        own if own is not None else (asked[i].tolist() if i < len(asked) else None)
+        own if own is not None else (asked[i].tolist() or None if i < len(asked) else None)
         for i, own in enumerate(recorded)
     )
 
@@ -214,12 +214,16 @@ def step_outputs(step: Step) -> dict[str, Any]:
 
 @contextmanager
 def _tracking(uri: str) -> Iterator[None]:
-    """MLflow's traces go where its global address says: set it, and put it back."""
+    """MLflow's traces go where its global address says: set it, and put it back.
+
+    It keeps that address in the environment too, for processes that are started from here.
+    """
     import mlflow
 
-    before = mlflow.get_tracking_uri()
+    before = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(before)
+        # None takes it out again
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]

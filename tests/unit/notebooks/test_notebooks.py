@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
+QUICK = "read_a_trajectory"
+"""The one that runs in the default tests; the slow ones run them all."""
+
 NOTEBOOKS = sorted((Path(__file__).parents[3] / "notebooks").glob("*.ipynb"))
 
 
@@ -19,7 +22,14 @@ def code_cells(path: Path) -> list[dict[str, Any]]:
 
 
 def test_there_are_notebooks():
-    assert "read_a_trajectory" in [path.stem for path in NOTEBOOKS]
+    assert {path.stem for path in NOTEBOOKS} == {
+        "read_a_trajectory",
+        "watch_the_curriculum",
+        "compare_baselines",
+        "read_a_sweep",
+        "bring_your_own_environment",
+        "train_from_your_logs",
+    }
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -28,7 +38,13 @@ def test_outputs_are_stripped(path):
         assert (cell["outputs"], cell["execution_count"]) == ([], None)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+RUN = [
+    pytest.param(path, marks=[] if path.stem == QUICK else pytest.mark.slow, id=path.stem)
+    for path in NOTEBOOKS
+]
+
+
+@pytest.mark.parametrize("path", RUN)
 def test_a_notebook_runs(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

@@ -6,19 +6,39 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import yaml
+from mlflow import MlflowClient
+
+from retro_lightning.cli.main import main
 
 ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
-def sweep_file(workplace: Path, dummy_commands: None) -> Path:
-    """A sweep of the dummy job, in an empty working directory."""
+def dummy_job(workplace: Path, dummy_commands: None) -> None:
+    """The dummy job in an empty working directory."""
     shutil.copy(ROOT / "tests" / "dummy.yaml", "dummy.yaml")
-    path = workplace / "sweep.yaml"
-    path.write_text(yaml.safe_dump(definition(), sort_keys=False))
-    return path
+
+
+def sweep(*words: str, **changes: Any) -> int:
+    """Write a sweep of the dummy job and run it."""
+    Path("sweep.yaml").write_text(yaml.safe_dump(definition(**changes), sort_keys=False))
+    return main(["sweep", "--config", "sweep.yaml", *words])
+
+
+def study(name: str = "dummies") -> optuna.Study:
+    """The study of the working directory."""
+    return optuna.load_study(study_name=name, storage="sqlite:///sweeps.db")
+
+
+def runs() -> list[Any]:
+    """Its runs in MLflow."""
+    client = MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db")
+    experiment = client.get_experiment_by_name("dummies")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id], max_results=500))
 
 
 def definition(**changes: Any) -> dict[str, Any]:
@@ -26,8 +46,8 @@ def definition(**changes: Any) -> dict[str, Any]:
     said = {
         "study": "dummies",
         "base": ["dummy.yaml"],
-        "trials": 3,
-        "seeds": [1, 2],
+        "trials": 2,
+        "seeds": [1],
         "space": {
             "model.part": {
                 "choices": {

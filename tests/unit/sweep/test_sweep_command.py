@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 import yaml
 from mlflow import MlflowClient
@@ -16,32 +15,22 @@ from optuna.trial import TrialState
 from retro_lightning.cli.main import main
 from retro_lightning.sweep import trial as trial_module
 from tests.dummies import DummyModule
-from tests.unit.sweep.conftest import definition
+from tests.unit.sweep.conftest import definition, runs, study, sweep
 
 
-def sweep(*words: str, **changes: Any) -> int:
-    Path("sweep.yaml").write_text(yaml.safe_dump(definition(**changes), sort_keys=False))
-    return main(["sweep", "--config", "sweep.yaml", *words])
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of the time of a study of the dummy."""
+    monkeypatch.setattr("retro_lightning.sweep.confirm.draw", lambda sweep, slots: [])
 
 
-def study(name: str = "dummies") -> optuna.Study:
-    return optuna.load_study(study_name=name, storage="sqlite:///sweeps.db")
-
-
-def runs() -> list[Any]:
-    client = MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db")
-    experiment = client.get_experiment_by_name("dummies")
-    assert experiment is not None
-    return list(client.search_runs([experiment.experiment_id], max_results=500))
-
-
-pytestmark = pytest.mark.usefixtures("sweep_file")
+pytestmark = pytest.mark.usefixtures("dummy_job")
 
 
 def test_a_study_from_end_to_end(capsys):
-    assert sweep() == 0
+    assert sweep(seeds=[1, 2]) == 0
     trials = study().get_trials()
-    assert [t.state for t in trials] == [TrialState.COMPLETE] * 3
+    assert [t.state for t in trials] == [TrialState.COMPLETE] * 2
     assert {t.value for t in trials} == {0.25}
     # the first trial is the job's own configuration
     assert trials[0].params == {
@@ -50,14 +39,24 @@ def test_a_study_from_end_to_end(capsys):
         "model.gamma": 0.9,
     }
     out = capsys.readouterr().out
-    assert "trial 2  done  0.250  (3/3)  best: trial 0 0.250" in out
+    assert "trial 1  done  0.250  (2/2)  best: trial 0 0.250" in out
     assert "python -m retro_lightning fit --config runs/dummies/best.yaml" in out
+    _check_runs()
+    best = yaml.safe_load(Path("runs/dummies/best.yaml").read_text())
+    assert best["model"]["gamma"] == 0.9
+    assert best["data"]["gamma"] == "${model.gamma}"  # references are kept
+    assert main(["fit", "--config", "runs/dummies/best.yaml"]) == 0
+    assert Path("runs/dummies-best/config.yaml").is_file()
+    _check_going_on(capsys)
+
+
+def _check_runs() -> None:
     found = runs()
     by_parent = Counter(run.data.tags.get("mlflow.parentRunId", "top") for run in found)
     [top] = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
     # one run for the study, in it one for each trial, in each of these one for each of 2 seeds
-    assert sorted(by_parent.values()) == [1, 2, 2, 2, 3]
-    assert by_parent[top.info.run_id] == 3
+    assert sorted(by_parent.values()) == [1, 2, 2, 2]
+    assert by_parent[top.info.run_id] == 2
     assert {run.info.status for run in found} == {"FINISHED"}
     assert top.data.params["seeds"] == "[1, 2]"
     child = next(r for r in found if r.data.tags.get("mlflow.parentRunId") == top.info.run_id)
@@ -66,43 +65,36 @@ def test_a_study_from_end_to_end(capsys):
     steps = [m.step for m in client.get_metric_history(child.info.run_id, "val/success_rate")]
     assert steps == [1, 2, 2]  # both seeds' validation, and the trial's end
     artifacts = {a.path for a in client.list_artifacts(top.info.run_id)}
-    assert {"sweep.yaml", "best.yaml", "ranking.json", "history.png"} <= artifacts
+    figures = {"history.png", "slices.png", "parallel_coordinates.png", "learning_curves.png"}
+    assert {"sweep.yaml", "best.yaml", "ranking.json"} | figures <= artifacts
 
 
-def test_the_best_configuration_is_one_that_fit_takes(capsys):
-    assert sweep() == 0
-    best = yaml.safe_load(Path("runs/dummies/best.yaml").read_text())
-    assert best["model"]["gamma"] == 0.9
-    assert best["data"]["gamma"] == "${model.gamma}"  # references are kept
-    assert main(["fit", "--config", "runs/dummies/best.yaml"]) == 0
-    assert Path("runs/dummies-best/config.yaml").is_file()
-
-
-def test_the_same_command_again_does_nothing_twice_and_more_trials_go_on(capsys):
-    assert sweep() == 0
-    assert sweep() == 0
-    assert len(study().trials) == 3
+def _check_going_on(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same command again runs nothing; more trials are added to those there are."""
+    capsys.readouterr()
+    assert sweep(seeds=[1, 2]) == 0
+    assert len(study().trials) == 2
     assert "the study is done" in capsys.readouterr().out
-    assert sweep("--trials", "5") == 0
-    assert len(study().trials) == 5
-    assert {run.info.status for run in runs()} == {"FINISHED"}
+    assert sweep("--trials", "3", seeds=[1, 2]) == 0
+    assert len(study().trials) == 3
+    assert "RUNNING" not in {run.info.status for run in runs()}
 
 
-def test_the_best_trials_run_again_on_fresh_seeds(capsys):
-    assert sweep(confirm={"top": 1, "seeds": 6}) == 0
-    found = study("dummies/confirmation after 3").trials
-    assert len(found) == 12  # the defaults and the best, 6 seeds each
-    said = json.loads(study("dummies/confirmation after 3").user_attrs["definition"])
-    assert said["seeds"] == [3, 4, 5, 6, 7, 8]
+def test_the_best_trials_run_again_on_fresh_seeds(no_figures):
+    assert sweep(confirm={"top": 1, "seeds": 2}) == 0
+    found = study("dummies/confirmation after 2").trials
+    assert len(found) == 4  # the defaults and the best, 2 seeds each
+    said = json.loads(study("dummies/confirmation after 2").user_attrs["definition"])
+    assert said["seeds"] == [2, 3]
     assert list(said["params"]) == ["defaults", "trial 1"]
 
 
-def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(capsys, monkeypatch):
+def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(capsys, monkeypatch, no_figures):
     real, calls = trial_module.run_fit, []
 
     def interrupted(*args: Any, **options: Any) -> Any:
         calls.append(args)
-        if len(calls) == 4:  # in the second seed of the second trial
+        if len(calls) == 2:
             raise KeyboardInterrupt
         return real(*args, **options)
 
@@ -114,7 +106,7 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(capsys, monkeypatch):
     assert "RUNNING" not in {run.info.status for run in runs()}
     assert sweep() == 0
     trials = study().get_trials()
-    assert Counter(t.state for t in trials) == {TrialState.COMPLETE: 3, TrialState.FAIL: 1}
+    assert Counter(t.state for t in trials) == {TrialState.COMPLETE: 2, TrialState.FAIL: 1}
     assert trials[2].params == trials[1].params
     assert "RUNNING" not in {run.info.status for run in runs()}
 
@@ -129,18 +121,20 @@ def test_ctrl_c_within_a_fit_is_seen_as_one(monkeypatch, capsys):
     assert {run.info.status for run in runs()} == {"KILLED"}
 
 
-def test_a_trial_that_fails_is_kept_with_its_reason_and_the_study_goes_on(monkeypatch, capsys):
+def test_a_trial_that_fails_is_kept_with_its_reason_and_the_study_goes_on(
+    monkeypatch, capsys, no_figures
+):
     real = trial_module.run_fit
 
     def fails(args: Any, directory: Path, **options: Any) -> Any:
-        if "trial-0001" in str(directory):
+        if "trial-0000" in str(directory):
             raise MemoryError("CUDA out of memory")
         return real(args, directory, **options)
 
     monkeypatch.setattr(trial_module, "run_fit", fails)
     assert sweep() == 0
     states = [t.state for t in study().trials]
-    assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
+    assert states == [TrialState.FAIL, TrialState.COMPLETE]
     assert "failed: CUDA out of memory" in capsys.readouterr().out
     ranking = json.loads(Path("runs/dummies/ranking.json").read_text())
     assert ranking["trials"][-1]["reason"] == "CUDA out of memory"
@@ -163,7 +157,7 @@ def test_a_bad_trial_is_stopped_early_and_left_out_of_comparisons():
         "class_path": "optuna.pruners.ThresholdPruner",
         "init_args": {"lower": 0.5, "n_warmup_steps": 2},
     }
-    assert sweep(pruner=pruner, trials=1) == 0
+    assert sweep(pruner=pruner, trials=1, seeds=[1, 2]) == 0
     [trial] = study().trials
     assert trial.state == TrialState.PRUNED
     assert trial.intermediate_values == {1: 0.25, 2: 0.25}
@@ -174,19 +168,16 @@ def test_a_bad_trial_is_stopped_early_and_left_out_of_comparisons():
 def test_two_metrics_make_a_front():
     metrics = {"val/success_rate": "maximize", "rollout/environment_steps": "minimize"}
     assert sweep(metrics=metrics) == 0
-    assert [t.values for t in study().trials] == [[0.25, 0.0]] * 3
+    assert [t.values for t in study().trials] == [[0.25, 0.0]] * 2
     assert Path("runs/dummies/figures/pareto_front.png").is_file()
 
 
-def test_one_trial_at_a_time():
-    assert sweep("--once", "true") == 0
-    assert len(study().trials) == 1
-    assert not Path("runs/dummies/best.yaml").exists()
-
-
-def test_a_journal_is_a_storage():
-    assert sweep(storage="journal:journal.log", trials=1) == 0
+def test_one_trial_at_a_time_in_a_journal():
+    assert sweep("--once", "true", storage="journal:journal.log") == 0
     assert Path("journal.log").is_file()
+    assert Path("runs/dummies/trial-0000/seed-1/results.json").is_file()
+    assert not Path("runs/dummies/trial-0001").exists()
+    assert not Path("runs/dummies/best.yaml").exists()
 
 
 GOOD = definition()["space"]
@@ -249,15 +240,15 @@ def test_bad_input_is_answered_in_one_sentence_before_the_first_trial(changes, s
     assert not list(Path("runs").glob("dummies/trial-*"))
 
 
-def test_a_study_whose_space_has_changed_is_not_gone_on_with(capsys):
+def test_a_study_whose_space_has_changed_is_not_gone_on_with(capsys, no_figures):
     assert sweep(trials=1) == 0
     space = {**GOOD, "model.gamma": {"low": 0.25, "high": 1.0}}
     assert sweep(trials=2, space=space) == 2
     assert (
-        "sweep.yaml, line 20: model.gamma is another since study 'dummies' began; give the study "
+        "sweep.yaml, line 18: model.gamma is another since study 'dummies' began; give the study "
         "another name, or say again what it began with" in capsys.readouterr().err
     )
-    assert sweep(trials=2, seeds=[1]) == 2
+    assert sweep(trials=2, seeds=[4]) == 2
     assert "sweep.yaml: seeds has changed since the study began" in capsys.readouterr().err
     assert len(study().trials) == 1
 
