@@ -152,7 +152,6 @@ def _after_one_step(make_fit: Any, batches: int, objective: Any, baseline: Any) 
         attempts_per_task=2,
         optimizer=SGD,
         make_baseline=baseline,
-        attempts_per_task=2 if baseline.needs_groups else 1,
         make_phases=lambda: [Phase(objective())],
         trainer_options={
             "accumulate_grad_batches": batches,
@@ -256,7 +255,6 @@ def test_presets_learn_in_a_fit(make_fit, objective, baseline):
         callbacks=[seen],
         attempts_per_task=2,
         make_baseline=baseline,
-        attempts_per_task=2 if baseline.needs_groups else 1,
         make_phases=lambda: [Phase(objective())],
         model=model,
         trainer_options={"max_epochs": 2},
