@@ -80,6 +80,7 @@ def _check_going_on(capsys: pytest.CaptureFixture[str]) -> None:
     assert "RUNNING" not in {run.info.status for run in runs()}
 
 
+@pytest.mark.slow
 def test_the_best_trials_run_again_on_fresh_seeds(no_figures):
     assert sweep(confirm={"top": 1, "seeds": 2}) == 0
     found = study("dummies/confirmation after 2").trials
@@ -165,6 +166,7 @@ def test_a_bad_trial_is_stopped_early_and_left_out_of_comparisons():
     assert [run.info.run_name for run in pruned] == ["seed-2"]
 
 
+@pytest.mark.slow
 def test_two_metrics_make_a_front():
     metrics = {"val/success_rate": "maximize", "rollout/environment_steps": "minimize"}
     assert sweep(metrics=metrics) == 0

@@ -120,7 +120,7 @@ def test_tokens_of_free_text_count_too() -> None:
 
 def test_without_adapters_a_policy_is_its_own_reference() -> None:
     acting = policy()
-    with pytest.raises(ValueError, match=r"whole language model is trained.*reference_policy"):
+    with pytest.raises(ValueError, match=r"no reference policy: set model.reference_policy"):
         Reference(None).evaluate(acting, parts_of(acting))
     bare = evaluate(acting, parts_of(acting))
     adapted = Policy(
