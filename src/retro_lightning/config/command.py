@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
+from jsonargparse.typing import PositiveInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from omegaconf.errors import OmegaConfBaseException
@@ -90,6 +92,12 @@ class Command(LightningCLI):
         parser.add_argument(
             "--run_name", type=str, default="default", help="Everything lands in runs/<run_name>/."
         )
+        parser.add_argument(
+            "--threads",
+            type=PositiveInt | None,
+            default=None,
+            help="Processor threads of a computation; null = one per core. Small models want 1.",
+        )
         if self.name in TRAINER_COMMANDS:
             parser.add_argument(
                 "--ckpt_path",
@@ -123,7 +131,9 @@ class Command(LightningCLI):
         refuse_unknown_keys(_known_keys(parser), args)
 
     def before_instantiate_classes(self) -> None:
-        """Let ``run_name`` and ``policy`` reach trainer and model."""
+        """Let ``threads``, ``run_name`` and ``policy`` reach PyTorch, trainer and model."""
+        if self.config.threads is not None:
+            torch.set_num_threads(self.config.threads)
         if self.config.trainer.default_root_dir is None:
             self.config.trainer.default_root_dir = str(Path("runs") / self.config.run_name)
         if self.config.get("policy") is not None:

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from retro_lightning.config import command
 from retro_lightning.config.command import Command
+from retro_lightning.config.errors import ConfigError
 
 CONFIG = str(Path(__file__).parents[2] / "dummy.yaml")
 
@@ -72,6 +74,17 @@ def test_everything_lands_in_the_directory_of_the_run():
 def test_a_directory_of_ones_own_takes_its_place():
     cli = build("--trainer.default_root_dir", "elsewhere/mine")
     assert (cli.run_dir, cli.run_name) == (Path("elsewhere/mine"), "mine")
+
+
+def test_threads_reach_pytorch(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    build()
+    assert asked == []  # PyTorch's own choice stands
+    build("--threads", "3")
+    assert asked == [3]
+    with pytest.raises(ConfigError, match="threads"):
+        build("--threads", "0")
 
 
 def test_policy_becomes_the_initial_policy():
