@@ -25,7 +25,7 @@ from retro_lightning.tracking.mlflow import MLflowRun, default_uri
 from retro_lightning.tracking.results import Point
 
 KILLS, WORKERS = 20, 2
-# A fit ends with one of these, and each kill adds one: with fewer than 30 - 20 of them at the start,
+# A fit ends with one of these, and each kill adds one: with fewer than 30 - 20 of them at first,
 # a study of 30 trials is not over before its twentieth kill, however fast the machine.
 _ends = multiprocessing.Semaphore(8)
 
