@@ -1,13 +1,14 @@
 """Data half: the words of the project as frozen records. Behaviour lives elsewhere.
 
-Shape legend, used for every tensor in the project (``logprobs_BS``, ``tokens_BT``):
+Shape legend, used for every tensor in the project (``logprobs_BS``, ``tokens_RT``):
 
 ======  =====================================================================
 letter  meaning
 ======  =====================================================================
 B       trajectories in a batch
+R       token sequences of a batch: B of them, or one per step with a history window
 S       steps (turns) of a trajectory, padded to the longest of the batch
-T       tokens of a trajectory, padded to the longest of the batch
+T       tokens of a sequence, padded to the longest of the batch
 D       decisions of a batch: token choices with more than one allowed token
 C       children of a trie node: the tokens allowed at a decision
 A       valid actions of a step

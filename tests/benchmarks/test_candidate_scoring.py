@@ -147,7 +147,7 @@ def test_the_defaults_chosen_path_over_packed_scoring(policies, tokenizer, bench
         "packed, forward and backward": lambda: both(whole, all_candidates),
     }
     timings = benchmark.pedantic(interleaved(candidates, ROUNDS), rounds=1)
-    tokens = int(own.attention_BT.sum()), all_candidates.candidates.packed.tokens_BL.shape[1]
+    tokens = int(own.attention_RT.sum()), all_candidates.candidates.packed.tokens_BL.shape[1]
     title = f"{STEPS} steps of {CANDIDATES} candidates: {tokens[0]} tokens, packed {tokens[1]}"
     show(title, timings, "default, forward")
     ratios = {

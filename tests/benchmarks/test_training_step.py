@@ -44,7 +44,7 @@ def sequences(step: list[Batch]) -> list[Tensor]:
     rows = [
         tokens[mask]
         for part in step
-        for tokens, mask in zip(part.tokens_BT, part.attention_BT, strict=True)
+        for tokens, mask in zip(part.tokens_RT, part.attention_RT, strict=True)
     ]
     return sorted(rows, key=len, reverse=True)
 
@@ -84,7 +84,7 @@ class Bare:
         for step in steps:
             total = sum(len(part.decision_row_D) for part in step)
             for part in step:
-                hidden_BTH = self.lm.model(input_ids=part.tokens_BT, use_cache=False)[0]
+                hidden_BTH = self.lm.model(input_ids=part.tokens_RT, use_cache=False)[0]
                 hidden_DH = hidden_BTH[part.decision_row_D, part.decision_position_D]
                 taken_D = part.children_DC.gather(1, part.chosen_D[:, None])[:, 0]
                 self._backward(self.lm.lm_head(hidden_DH)[None], taken_D[None], total)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +11,7 @@ from rich.console import Console
 
 from retro_lightning.policy.policy import Policy
 from retro_lightning.rollout.session import Session
-from retro_lightning.trajectory import Step, Task, Trajectory
+from retro_lightning.trajectory import Step, Task
 
 Menu = tuple[str, ...] | None
 
@@ -48,9 +48,7 @@ class Writer(Protocol):
 
 @dataclass
 class AgentText:
-    """Lets the policy write, with the sampling it was made with.
-
-    It reads on from the texts shown: one that was cut gets an end, other than in a rollout.
+    """Lets the policy write, with the sampling it was made with, as in a rollout.
 
     Args:
         policy: The policy, in eval mode.
@@ -59,6 +57,7 @@ class AgentText:
 
     policy: Policy
     rng: np.random.Generator | None
+    _session: Session | None = field(default=None, init=False)
 
     @property
     def thinks(self) -> bool:
@@ -68,16 +67,13 @@ class AgentText:
     def __call__(
         self, task: Task, steps: Sequence[Step], observation: str, valid: Menu
     ) -> Said | None:
-        """Write; None when the policy's context is full."""
+        """Write the next step, or the first of a new episode; None when the context is full."""
         transcript = self.policy.transcript
-        session = Session(self.policy, 1, record_distribution=valid is not None)
-        session.start(0, task)
+        if self._session is None or not steps:
+            self._session = Session(self.policy, 1, record_distribution=True)
+            self._session.start(0, task)
+        session = self._session
         context = transcript.context(observation, task, first=not steps, thought=self.thinks)
-        if steps:
-            encoded = transcript.encode(_so_far(task, steps))
-            if encoded.steps < len(steps):
-                return None
-            context = np.concatenate([encoded.tokens, context])
         trie = None if valid is None else transcript.trie(valid)
         if not session.fits(0, context, trie):
             return None
@@ -110,20 +106,3 @@ class HumanText:
         except EOFError:
             return None
         return None if answer == "q" else Said(answer)
-
-
-def _so_far(task: Task, steps: Sequence[Step]) -> Trajectory:
-    return Trajectory(
-        task=task,
-        steps=tuple(steps),
-        final_observation="",
-        final_valid_actions=None,
-        terminated=True,
-        truncated=False,
-        truncation=None,
-        success=False,
-        source="rollout",
-        behaviour_id="play",
-        run="play",
-        attempt=0,
-    )

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from retro_lightning.policy.candidates import Candidates, candidates, moved
 from retro_lightning.policy.encoded import Encoded
+from retro_lightning.policy.scoring import ScoredTrie
+from retro_lightning.policy.trie import IntArray
 from retro_lightning.trajectory import Task, Trajectory
 
 AnyArray = npt.NDArray[np.generic]
@@ -29,9 +31,14 @@ class Batch:
 
     Attributes:
         tasks: The task of each trajectory.
-        tokens_BT: Token ids, padded with 0.
-        attention_BT: True at real tokens.
-        state_positions_BS: Position of the last token before each action; 0 at padding.
+        tokens_RT: Token ids, padded with 0, of R sequences: one of each trajectory, or with a
+            history window one of each step and bootstrapped final state.
+        attention_RT: True at real tokens.
+        trajectory_R: Trajectory of each sequence.
+        sequence_BS: Sequence of each step; 0 at padding.
+        final_sequence_B: Sequence of the final state.
+        state_positions_BS: Position of the last token before each action, in the sequence of the
+            step, as all positions; 0 at padding.
         steps_BS: True at real steps.
         final_state_B: Position of the state to bootstrap from; -1 = not bootstrapped.
         decision_row_D: Trajectory (row of this batch) of each decision.
@@ -65,8 +72,11 @@ class Batch:
     """
 
     tasks: tuple[Task, ...]
-    tokens_BT: Tensor
-    attention_BT: Tensor
+    tokens_RT: Tensor
+    attention_RT: Tensor
+    trajectory_R: Tensor
+    sequence_BS: Tensor
+    final_sequence_B: Tensor
     state_positions_BS: Tensor
     steps_BS: Tensor
     final_state_B: Tensor
@@ -130,7 +140,12 @@ def collate(
         raise ValueError("cannot make a batch of no trajectories")
     count = len(encoded)
     steps = np.array([item.steps for item in encoded])
-    tokens_BT, attention_BT = _padded([item.tokens for item in encoded], np.int64)
+    per_B = np.array([len(item.sequences) for item in encoded])
+    first_B = np.cumsum(per_B) - per_B
+    tokens_RT, attention_RT = _padded([ids for item in encoded for ids in item.sequences], np.int64)
+    sequence_BS, _ = _padded(
+        [item.sequence_S + first for item, first in zip(encoded, first_B, strict=True)], np.int64
+    )
     behaviour_BS, _ = _padded([item.behaviour_logprobs for item in encoded], np.float32, np.nan)
     values_BS, _ = _padded([item.recorded_values for item in encoded], np.float32, np.nan)
     supported_BS, _ = _padded([item.supported for item in encoded], np.bool_)
@@ -140,8 +155,11 @@ def collate(
     versions = [t.policy_version for t in trajectories]
     return Batch(
         tasks=tuple(trajectory.task for trajectory in trajectories),
-        tokens_BT=_tensor(tokens_BT),
-        attention_BT=_tensor(attention_BT),
+        tokens_RT=_tensor(tokens_RT),
+        attention_RT=_tensor(attention_RT),
+        trajectory_R=_tensor(np.repeat(np.arange(count), per_B)),
+        sequence_BS=_tensor(sequence_BS),
+        final_sequence_B=_tensor(first_B + per_B - 1),
         state_positions_BS=_tensor(states_BS),
         steps_BS=_tensor(np.arange(steps.max()) < steps[:, None]),
         final_state_B=_tensor(final_B),
@@ -198,11 +216,14 @@ def _weights(values: Sequence[float] | npt.NDArray[np.float64] | None, count: in
 def _candidates(encoded: Sequence[Encoded]) -> Candidates | None:
     if not any(trie is not None for item in encoded for trie in item.tries):
         return None
-    return candidates(
-        [item.tokens for item in encoded],
-        [item.action_positions for item in encoded],
-        [item.tries for item in encoded],
-    )
+    states: list[IntArray] = []
+    tries: list[tuple[ScoredTrie | None, ...]] = []
+    for item in encoded:
+        for number in range(len(item.sequences)):
+            here = np.flatnonzero(item.sequence_S == number)
+            states.append(item.action_positions[here])
+            tries.append(tuple(item.tries[step] for step in here))
+    return candidates([ids for item in encoded for ids in item.sequences], states, tries)
 
 
 def _prior(encoded: Sequence[Encoded], mask_DC: Tensor) -> Tensor | None:

@@ -117,6 +117,7 @@ class CachedDecoder:
         self._rows: list[int] = []
         self._places: npt.NDArray[np.int64] = np.full(rows, -1)
         self.lengths: npt.NDArray[np.int64] = np.zeros(rows, dtype=np.int64)
+        self._virtual = self.lengths.copy()
 
     def start(self, row: int, prompt_H: Tensor | None = None) -> None:
         """Begin a sequence in a row that is not in use.
@@ -128,13 +129,21 @@ class CachedDecoder:
         assert self._places[row] < 0
         self._places[row] = len(self._rows)
         self._rows.append(row)
-        self.lengths[row] = 0
+        self.lengths[row] = self._virtual[row] = 0
         if prompt_H is not None:
             first = np.zeros((1, 1), dtype=np.int64)
             visible = np.ones((1, 1, 1), dtype=np.bool_)
             embeddings = {"inputs_embeds": prompt_H[None, None]}
             self._forward(self._places[[row]], embeddings, first, first, visible)
-            self.lengths[row] = 1
+            self.lengths[row] = self._virtual[row] = 1
+
+    def virtual(self, row: int) -> int:
+        """How many virtual positions, 0 or 1, a row begins with."""
+        return int(self._virtual[row])
+
+    def forget(self, row: int) -> None:
+        """Begin a row's sequence anew, behind its virtual position if there is one."""
+        self.lengths[row] = self._virtual[row]
 
     def stop(self, row: int) -> None:
         """Forget a row's tokens and put it out of use."""

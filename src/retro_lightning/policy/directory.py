@@ -48,6 +48,7 @@ class Parts:
         distribution: Its distribution over valid actions.
         text: How it samples free text.
         trained: Which parts of a step are learnt from.
+        history_window: Turns seen at most; None = all.
         version: Optimiser steps taken.
     """
 
@@ -58,6 +59,7 @@ class Parts:
     distribution: ActionDistribution
     text: TextSampling
     trained: Trained
+    history_window: int | None
     version: int
 
 
@@ -95,6 +97,7 @@ def _write(path: Path, parts: Parts, tokenizer_fingerprint: str) -> None:
         "distribution": {"kind": parts.distribution.kind, **parts.distribution.settings()},
         "text": asdict(parts.text),
         "trained": parts.trained,
+        "history_window": parts.history_window,
     }
     if prompt is not None:
         save_file(_tensors(prompt), path / "soft_prompt.safetensors")
@@ -132,7 +135,7 @@ def read(
     if about is None:
         head = ValueHeadSettings().build(hidden_size(lm), seed=0)
         chosen = distribution or TrieConstrained()
-        return Parts(lm, tokenizer, head, None, chosen, TextSampling(), "all", 0)
+        return Parts(lm, tokenizer, head, None, chosen, TextSampling(), "all", None, 0)
     if about["tokenizer"] != fingerprint(tokenizer):
         raise ValueError(f"{path}: the tokenizer is not the one the policy was saved with")
     from safetensors.torch import load_file
@@ -148,7 +151,8 @@ def read(
         recorded = about.get("distribution", {"kind": TrieConstrained.kind})
         distribution = _ours(about_path, DISTRIBUTIONS, recorded)
     text, trained = TextSampling(**about.get("text", {})), about.get("trained", "all")
-    return Parts(lm, tokenizer, head, prompt, distribution, text, trained, about["version"])
+    window = about.get("history_window")
+    return Parts(lm, tokenizer, head, prompt, distribution, text, trained, window, about["version"])
 
 
 _Part = TypeVar("_Part")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,8 @@ class Encoded:
     S counts the steps that fitted into the context, which are the first ones.
 
     Attributes:
-        tokens: The whole sequence.
+        sequences: Its tokens: one sequence, or with a history window one for every step, and one
+            for the final state. A position is one in the sequence of its step.
         state_positions: Of each step, the position of the last token before what was written in
             it: the hidden state there gives the value, and the first token's logits.
         final_state_position: The same for the state after the last step, if the trajectory is
@@ -53,7 +54,7 @@ class Encoded:
             the action is free text. Empty for other distributions.
     """
 
-    tokens: IntArray
+    sequences: tuple[IntArray, ...]
     state_positions: IntArray
     final_state_position: int
     decision_position: IntArray
@@ -79,10 +80,21 @@ class Encoded:
         """How many steps fitted into the context."""
         return len(self.state_positions)
 
+    @property
+    def tokens(self) -> IntArray:
+        """All its tokens, sequence after sequence."""
+        return self.sequences[0] if len(self.sequences) == 1 else np.concatenate(self.sequences)
+
+    @property
+    def sequence_S(self) -> IntArray:
+        """The sequence of each step; that of the final state is always the last one."""
+        one = len(self.sequences) == 1
+        return np.zeros(self.steps, np.int32) if one else np.arange(self.steps, dtype=np.int32)
+
 
 def assemble(
     trajectory: Trajectory,
-    segments: list[IntArray],
+    sequences: tuple[IntArray, ...],
     written_S: Sequence[Written],
     states: list[int],
     final: int,
@@ -92,7 +104,7 @@ def assemble(
 
     Args:
         trajectory: The trajectory.
-        segments: Its tokens.
+        sequences: Its tokens.
         written_S: What was written in each step that fitted.
         states: Position of each step's state.
         final: Position of the final state; -1 = not bootstrapped.
@@ -106,7 +118,7 @@ def assemble(
     values = [None if s.generation is None else s.generation.value for s in steps]
     behaviour = [_behaviour(step, trained) for step in steps]
     return Encoded(
-        tokens=np.concatenate(segments),
+        sequences=sequences,
         state_positions=states_S,
         action_positions=states_S + starts_S,
         final_state_position=final,
@@ -116,6 +128,27 @@ def assemble(
         behaviour_logprobs=_nan_if_none(behaviour),
         supported=np.array([_supported(step) for step in steps]),
         recorded_values=_nan_if_none(values),
+    )
+
+
+def with_menus(encoded: Encoded, menus: Sequence[tuple[ScoredTrie, ActionPath] | None]) -> Encoded:
+    """The same with one decision per step: among all its valid actions as wholes.
+
+    Args:
+        encoded: A trajectory with its decisions token by token.
+        menus: The valid actions of each step and the one taken; None = nothing is learnt of it.
+    """
+    decided = [number for number, menu in enumerate(menus) if menu is not None]
+    known = [menu for menu in menus if menu is not None]
+    sizes = [len(trie.distinct) for trie, _ in known]
+    return replace(
+        encoded,
+        decision_position=encoded.action_positions[decided],
+        decision_step=np.array(decided, dtype=np.int32),
+        children_indptr=np.cumsum([0, *sizes], dtype=np.int32),
+        children_ids=np.concatenate([np.arange(size) for size in (0, *sizes)]).astype(np.int32),
+        chosen=np.array([trie.candidate_of(path.ids) for trie, path in known], dtype=np.int32),
+        tries=tuple(None if menu is None else menu[0] for menu in menus),
     )
 
 

@@ -77,6 +77,8 @@ class Policy(nn.Module):
         soft_prompt: What tells it its task beside the transcript; None = nothing does.
         text: How it samples free text; None = the defaults of ``TextSampling``.
         trained: Which parts of a step are learnt from: ``all``, the ``action`` or the ``thought``.
+        history_window: Turns that it sees at most before an action, its own included; None = the
+            whole trajectory.
         version: Optimiser steps taken so far.
 
     Raises:
@@ -94,6 +96,7 @@ class Policy(nn.Module):
         soft_prompt: SoftPrompt | None = None,
         text: TextSampling | None = None,
         trained: Trained = "all",
+        history_window: int | None = None,
         version: int = 0,
     ) -> None:
         super().__init__()
@@ -109,6 +112,7 @@ class Policy(nn.Module):
             max_length=self.max_length - self._prompted,
             distribution=self.distribution,
             trained=trained,
+            history_window=history_window,
         )
         check_model(lm, len(tokenizer))
 
@@ -123,6 +127,7 @@ class Policy(nn.Module):
         distribution: ActionDistribution | None = None,
         text: TextSampling | None = None,
         trained: Trained = "all",
+        history_window: int | None = None,
         seed: int = 0,
     ) -> Policy:
         """A policy from a language-model source, the same for the same seed."""
@@ -139,6 +144,7 @@ class Policy(nn.Module):
             soft_prompt=prompt,
             text=text,
             trained=trained,
+            history_window=history_window,
         )
 
     # ------------------------------------------------------------------ distribution
@@ -149,23 +155,23 @@ class Policy(nn.Module):
         """
         packed = None if batch.candidates is None else batch.candidates.packed
         prompts_BH = self.prompts(batch.tasks)
-        hidden_BTH = hidden_states(self.lm, batch.tokens_BT, prompts_BH, packed)
-        count_B, longest_T = hidden_BTH.shape[:2]
-        start_B = torch.arange(count_B, device=batch.tokens_BT.device) * longest_T
+        prompts_RH = None if prompts_BH is None else prompts_BH[batch.trajectory_R]
+        hidden_RTH = hidden_states(self.lm, batch.tokens_RT, prompts_RH, packed)
+        start_BS = batch.sequence_BS * hidden_RTH.shape[1]
         where = torch.cat(
             [
-                start_B[batch.decision_row_D] + batch.decision_position_D,
-                (start_B[:, None] + batch.state_positions_BS).flatten(),
-                start_B + batch.final_state_B.clamp(min=0),
-                start_B[batch.text_row_F] + batch.text_position_F,
+                start_BS[batch.decision_row_D, batch.decision_step_D] + batch.decision_position_D,
+                (start_BS + batch.state_positions_BS).flatten(),
+                batch.final_sequence_B * hidden_RTH.shape[1] + batch.final_state_B.clamp(min=0),
+                start_BS[batch.text_row_F, batch.text_step_F] + batch.text_position_F,
             ]
         )
-        hidden_H = hidden_BTH.flatten(0, 1).index_select(0, where)
+        hidden_H = hidden_RTH.flatten(0, 1).index_select(0, where)
         decisions, states, finals, texts = torch.split(
             hidden_H,
-            [len(batch.chosen_D), batch.steps_BS.numel(), count_B, len(batch.text_token_F)],
+            [len(batch.chosen_D), batch.steps_BS.numel(), len(batch), len(batch.text_token_F)],
         )
-        logprobs_DC = self._decisions(batch, hidden_BTH, decisions)
+        logprobs_DC = self._decisions(batch, hidden_RTH, decisions)
         safe_DC = logprobs_DC.masked_fill(~batch.children_mask_DC, 0.0)
         entropy_D = -(safe_DC.exp() * safe_DC).sum(dim=1)
         step_D = batch.decision_row_D * batch.steps_BS.shape[1] + batch.decision_step_D
@@ -200,11 +206,11 @@ class Policy(nn.Module):
         rows = [self.tokenizer(f"Task: {t}", add_special_tokens=False)["input_ids"] for t in texts]
         return last_hidden_states(self.lm, rows)
 
-    def _decisions(self, batch: Batch, hidden_BTH: Tensor, hidden_DH: Tensor) -> Tensor:
+    def _decisions(self, batch: Batch, hidden_RTH: Tensor, hidden_DH: Tensor) -> Tensor:
         """Log-probabilities [D, C] of the children of decisions, -inf at padding."""
         if batch.candidates is not None:
             whole = WholeActions(self.lm)
-            return whole.table(batch.candidates, hidden_BTH, batch.children_mask_DC)
+            return whole.table(batch.candidates, hidden_RTH, batch.children_mask_DC)
         logits_DC = child_logits(self.lm, hidden_DH, batch.vocabulary_U, batch.children_index_DC)
         return log_softmax(logits_DC, batch.children_mask_DC, batch.children_prior_DC)
 
@@ -258,13 +264,18 @@ class Policy(nn.Module):
         cache = self.cached_decoder(rows=1)
         prompts_BH = self.prompts([trajectory.task])
         cache.start(0, None if prompts_BH is None else prompts_BH[0])
-        result, start = [], 0
-        for step, state in zip(trajectory.steps, encoded.action_positions, strict=False):
+        result: list[FloatArray] = []
+        start, before = 0, 0
+        places = zip(encoded.sequence_S, encoded.action_positions, strict=True)
+        for step, (sequence, state) in zip(trajectory.steps, places, strict=False):
+            if sequence != before:
+                cache.forget(0)
+                start, before = 0, sequence
             if step.valid_actions is None:
                 result.append(np.zeros(0))
                 continue
             tries = [self.transcript.trie(step.valid_actions)]
-            hidden = cache.feed([0], [encoded.tokens[start : state + 1]], tries)
+            hidden = cache.feed([0], [encoded.sequences[sequence][start : state + 1]], tries)
             try:
                 result.append(self.log_probs(hidden, tries)[0])
             except LogitsNotFinite as error:
@@ -332,6 +343,7 @@ class Policy(nn.Module):
             self.distribution,
             self.text,
             self.transcript.trained,
+            self.transcript.history_window,
             self.version,
         )
         directory.write(Path(path), parts, self.transcript.fingerprint)
@@ -346,6 +358,7 @@ class Policy(nn.Module):
         distribution: ActionDistribution | None = None,
         text: TextSampling | None = None,
         trained: Trained | None = None,
+        history_window: int | None = None,
     ) -> Policy:
         """Read a policy directory, or a plain Hugging Face directory or hub name.
 
@@ -358,6 +371,7 @@ class Policy(nn.Module):
             distribution: Instead of the one that the policy was saved with.
             text: Likewise.
             trained: Likewise.
+            history_window: Likewise.
 
         Raises:
             FileNotFoundError: If there is nothing at ``path``.
@@ -372,6 +386,7 @@ class Policy(nn.Module):
             soft_prompt=parts.soft_prompt,
             text=parts.text if text is None else text,
             trained=parts.trained if trained is None else trained,
+            history_window=parts.history_window if history_window is None else history_window,
             version=parts.version,
         )
         return policy.to(device)

@@ -46,6 +46,7 @@ class Segments:
         end_of_text: What ends a thought and an action that is free text: the end-of-sequence token,
             so that texts may have many lines; the end-of-action token if there is none.
         marker: What stands between a thought and its action.
+        prefix: What a sequence begins with: the beginning-of-sequence token, or nothing.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Segments:
         eos = tokenizer.eos_token_id
         self.end_of_text = self.end if eos is None else int(eos)
         self.marker: IntArray = np.array(_encode(tokenizer, [BARE])[0], dtype=np.int32)
-        self._prefix = _prefix(tokenizer)
+        self.prefix = _prefix(tokenizer)
         self._ids: dict[str, IntArray] = {}
         self._menus: dict[tuple[str, ...], tuple[TokenTrie, dict[str, ActionPath]]] = {}
 
@@ -69,17 +70,19 @@ class Segments:
         first: bool,
         reflections: tuple[str, ...] = (),
         thought: bool = False,
+        whole_task: bool = False,
     ) -> IntArray:
         """Tokens fed before an action, or before the thought that precedes it.
 
-        ``first`` says whether it is the trajectory's first.
+        ``first`` says whether it is the trajectory's first, ``whole_task`` whether a long task is
+        told in full all the same.
         """
-        told = task if first else restated(task)
+        told = task if first or whole_task else restated(task)
         turn = [
             self._encoded(observation_text(observation)),
             self._encoded(task_text(told, reflections, thought=thought)),
         ]
-        return np.concatenate([self._prefix, *turn] if first else turn)
+        return np.concatenate([self.prefix, *turn] if first else turn)
 
     def menu(self, valid: tuple[str, ...]) -> tuple[TokenTrie, dict[str, ActionPath]]:
         """The trie of valid actions and each action's way through it.
@@ -107,7 +110,7 @@ class Segments:
                     f"action {action!r} contains the end-of-action token "
                     f"{self._tokenizer.decode([self.end])!r}: write it without"
                 )
-        bare = np.concatenate([self._prefix, self._encoded(BARE)])
+        bare = np.concatenate([self.prefix, self._encoded(BARE)])
         trie = self._distribution.trie(valid, ids, end=self.end, bare=bare)
         for action, first in zip(valid, trie.first, strict=True):
             if action != valid[first]:

@@ -1,6 +1,6 @@
 r"""Behaviour half: records to tokens, and back to where in the tokens each decision was made.
 
-A trajectory is one token sequence::
+A trajectory is one token sequence, or with ``history_window`` one per step (``policy/window.py``)::
 
     Observation: {observation}\nTask: {instruction}\nAction: {action}<end>
     Observation: {observation}\nTask: {instruction}\nAction: {action}<end>
@@ -27,16 +27,16 @@ wrote them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from retro_lightning.policy.actions import ActionDistribution, TrieConstrained
-from retro_lightning.policy.encoded import Encoded, assemble
+from retro_lightning.policy.encoded import Encoded, assemble, with_menus
 from retro_lightning.policy.scoring import ScoredTrie
 from retro_lightning.policy.segments import Segments, action_text, observation_text, task_text
 from retro_lightning.policy.trie import ActionPath, IntArray, TokenTrie
+from retro_lightning.policy.window import WholePast, Window, WindowedPast, check_window
 from retro_lightning.policy.written import Trained, Written, chosen, written
 from retro_lightning.trajectory import Generation, Step, Task, Trajectory
 
@@ -56,6 +56,12 @@ class Transcript:
             steps that fit are kept.
         distribution: Distribution over valid actions.
         trained: Which parts of a step are learnt from: ``all``, the ``action`` or the ``thought``.
+        history_window: Turns that are seen at most before an action, its own included; None = all.
+            With a window every step is a sequence of its own, and a long task is told in full in
+            every turn.
+
+    Raises:
+        ValueError: If the window holds nothing.
     """
 
     def __init__(
@@ -65,8 +71,10 @@ class Transcript:
         max_length: int,
         distribution: ActionDistribution | None = None,
         trained: Trained = "all",
+        history_window: int | None = None,
     ) -> None:
-        self.tokenizer = tokenizer
+        check_window(history_window)
+        self.tokenizer, self.history_window = tokenizer, history_window
         self.trained: Trained = trained
         self.max_length = max_length
         self.distribution = distribution if distribution is not None else TrieConstrained()
@@ -94,8 +102,28 @@ class Transcript:
             thought: Whether a thought is written before the action.
         """
         return self._segments.context(
-            observation, task, first=first, reflections=reflections, thought=thought
+            observation,
+            task,
+            first=first,
+            reflections=reflections,
+            thought=thought,
+            whole_task=self.history_window is not None,
         )
+
+    def within(self, max_length: int) -> Transcript:
+        """The same for sequences of at most ``max_length`` tokens, if that is fewer."""
+        return Transcript(
+            self.tokenizer,
+            max_length=min(max_length, self.max_length),
+            distribution=self.distribution,
+            trained=self.trained,
+            history_window=self.history_window,
+        )
+
+    def window(self) -> Window | None:
+        """What is seen of a trajectory that begins now; None = all of it."""
+        turns = self.history_window
+        return None if turns is None else Window(turns, self._segments.prefix)
 
     def prepare(self, observations: Iterable[str]) -> None:
         """Encode observations all at once; ``context`` is then a look-up."""
@@ -132,7 +160,7 @@ class Transcript:
 
     def _texts(self, trajectory: Trajectory) -> Iterable[str]:
         yield task_text(trajectory.task, trajectory.reflections)
-        if trajectory.tokenizer != self.fingerprint:
+        if trajectory.tokenizer != self.fingerprint or self.history_window is not None:
             for step in trajectory.steps:
                 yield observation_text(step.observation)
                 if step.thought is not None:
@@ -143,20 +171,19 @@ class Transcript:
             yield observation_text(trajectory.final_observation)
 
     def _encode(self, trajectory: Trajectory) -> Encoded:
-        segments: list[IntArray] = []
         steps: list[Written] = []
         states: list[int] = []
-        position = 0
+        window = self.window()
+        limit = self.max_length
+        past = WholePast(limit) if window is None else WindowedPast(limit, window)
         exact = trajectory.tokenizer == self.fingerprint
         for number, step in enumerate(trajectory.steps):
             context, wrote = self._step(trajectory, number, step, exact)
-            length = position + len(context) + len(wrote.ids)
-            if length > self.max_length:
+            state = past.place(context, wrote.ids)
+            if state is None:
                 break
-            segments += (context, wrote.ids)
-            states.append(position + len(context) - 1)
+            states.append(state)
             steps.append(wrote)
-            position = length
         if not steps:
             raise ValueError(
                 f"task {trajectory.task.task_id}: "
@@ -167,48 +194,34 @@ class Transcript:
                     else "the trajectory has no step; leave it out"
                 )
             )
-        final = self._final(trajectory, len(steps), position, segments)
-        last = states[-1] if final == -2 else final
-        encoded = assemble(trajectory, segments, steps, states, last, self.trained)
-        return self._with_menus(trajectory, encoded, steps) if self.distribution.whole else encoded
+        final = self._final(trajectory, past, states)
+        encoded = assemble(trajectory, past.sequences(), steps, states, final, self.trained)
+        if not self.distribution.whole:
+            return encoded
+        kept = zip(trajectory.steps, steps, strict=False)
+        return with_menus(encoded, [self._menu(step, wrote) for step, wrote in kept])
 
-    def _with_menus(
-        self, trajectory: Trajectory, encoded: Encoded, steps: Sequence[Written]
-    ) -> Encoded:
-        """The same with one decision per step: among all its valid actions as wholes."""
-        tries: list[ScoredTrie | None] = []
-        decided: list[int] = []
-        taken: list[int] = []
-        for number, (step, wrote) in enumerate(zip(trajectory.steps, steps, strict=False)):
-            learnt = wrote.path is not None and self.trained != "thought"
-            trie = self.trie(step.valid_actions) if step.valid_actions and learnt else None
-            tries.append(trie if isinstance(trie, ScoredTrie) else None)
-            if isinstance(trie, ScoredTrie) and wrote.path is not None:
-                decided.append(number)
-                taken.append(trie.candidate_of(wrote.path.ids))
-        sizes = [len(trie.distinct) for trie in tries if trie is not None]
-        return replace(
-            encoded,
-            decision_position=encoded.action_positions[decided],
-            decision_step=np.array(decided, dtype=np.int32),
-            children_indptr=np.cumsum([0, *sizes], dtype=np.int32),
-            children_ids=np.concatenate([np.arange(size) for size in (0, *sizes)]).astype(np.int32),
-            chosen=np.array(taken, dtype=np.int32),
-            tries=tuple(tries),
-        )
+    def _menu(self, step: Step, wrote: Written) -> tuple[ScoredTrie, ActionPath] | None:
+        """The valid actions of a step, and the one taken; None = nothing is learnt of it."""
+        if wrote.path is None or not step.valid_actions or self.trained == "thought":
+            return None
+        trie = self.trie(step.valid_actions)
+        return (trie, wrote.path) if isinstance(trie, ScoredTrie) else None
 
     def _step(
         self, trajectory: Trajectory, number: int, step: Step, exact: bool
     ) -> tuple[IntArray, Written]:
         where = f"task {trajectory.task.task_id}, step {number}"
         try:
-            if exact and step.generation is not None:
-                context = np.array(step.generation.context_ids, dtype=np.int32)
-                return context, self._recorded(step, step.generation)
-            thought = step.thought is not None
+            recorded = step.generation if exact else None
+            if recorded is not None and self.history_window is None:
+                context = np.array(recorded.context_ids, dtype=np.int32)
+                return context, self._recorded(step, recorded)
             context = self._context(
-                trajectory, step.observation, first=number == 0, thought=thought
+                trajectory, step.observation, first=number == 0, thought=step.thought is not None
             )
+            if recorded is not None:
+                return context, self._recorded(step, recorded)
             return context, self._encoded(step)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
@@ -269,12 +282,13 @@ class Transcript:
         )
 
     def _final(
-        self, trajectory: Trajectory, kept: int, position: int, segments: list[IntArray]
+        self, trajectory: Trajectory, past: WholePast | WindowedPast, states: Sequence[int]
     ) -> int:
-        """Append the final state if it is bootstrapped; its position, -1 none, -2 did not fit."""
-        if trajectory.truncation not in _BOOTSTRAPPED:
-            return -1
-        if kept < len(trajectory.steps):
+        """Lay out the final state if it is bootstrapped; its position, -1 = it is not.
+
+        Where it does not fit it is the last step's.
+        """
+        if trajectory.truncation not in _BOOTSTRAPPED or len(states) < len(trajectory.steps):
             return -1
         context = self._context(
             trajectory,
@@ -282,7 +296,5 @@ class Transcript:
             first=False,
             thought=trajectory.steps[-1].thought is not None,
         )
-        if position + len(context) > self.max_length:
-            return -2
-        segments.append(context)
-        return position + len(context) - 1
+        final = past.place(context)
+        return states[-1] if final is None else final

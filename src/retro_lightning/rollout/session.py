@@ -21,6 +21,7 @@ from retro_lightning.policy.policy import Policy
 from retro_lightning.policy.text import TextSampling
 from retro_lightning.policy.transcript import Transcript
 from retro_lightning.policy.trie import FloatArray, IntArray, TokenTrie
+from retro_lightning.policy.window import Window
 from retro_lightning.rollout.writing import Text, sample, write
 from retro_lightning.trajectory import Generation, Task
 
@@ -75,6 +76,7 @@ class Session:
         self._decoder = policy.cached_decoder(rows)
         self._record = record_distribution
         self._pending: list[tuple[int, ...]] = [()] * rows
+        self._windows: list[Window | None] = [None] * rows
 
     @torch.no_grad()
     def start(self, row: int, task: Task) -> None:
@@ -83,6 +85,7 @@ class Session:
             prompts_BH = self._policy.prompts([task])
             self._decoder.start(row, None if prompts_BH is None else prompts_BH[0])
         self._pending[row] = ()
+        self._windows[row] = self.transcript.window()
 
     def stop(self, row: int) -> None:
         """End a row's conversation."""
@@ -100,7 +103,11 @@ class Session:
 
     def fits(self, row: int, context: IntArray, trie: TokenTrie | None) -> bool:
         """Whether a turn, whatever is written, stays within the model's context."""
-        used = int(self._decoder.lengths[row]) + len(self._pending[row])
+        window = self._windows[row]
+        if window is None:
+            used = int(self._decoder.lengths[row]) + len(self._pending[row])
+        else:
+            used = self._decoder.virtual(row) + len(window.before())
         most = self._text.max_tokens if trie is None else trie.longest
         if self.thinks:
             most += self._text.thought_tokens + len(self._policy.transcript.marker)
@@ -137,15 +144,27 @@ class Session:
         ]
         with self._policy.evaluating():
             for turn in turns:
-                pending = np.array(self._pending[turn.row], dtype=np.int32)
-                turn.unfed = np.concatenate([pending, turn.context])
+                turn.unfed = np.concatenate([self._before(turn.row), turn.context])
             if self.thinks:
                 self._think(turns)
             self._choose([turn for turn in turns if turn.trie is not None])
             self._write([turn for turn in turns if turn.trie is None])
-        for turn in turns:
+        choices = [turn.choice() for turn in turns]
+        for turn, choice in zip(turns, choices, strict=True):
             self._pending[turn.row] = turn.pending
-        return [turn.choice() for turn in turns]
+            window = self._windows[turn.row]
+            if window is not None:
+                wrote = np.array(choice.generation.action_ids, dtype=np.int32)
+                window.add(np.concatenate([turn.context, wrote]))
+        return choices
+
+    def _before(self, row: int) -> IntArray:
+        """What comes before a row's turn and is not in the cache."""
+        window = self._windows[row]
+        if window is None:
+            return np.array(self._pending[row], dtype=np.int32)
+        self._decoder.forget(row)
+        return window.before()
 
     def _think(self, turns: Sequence[_Turn]) -> None:
         """Write a thought in every row; it and the marker after it are before the action."""

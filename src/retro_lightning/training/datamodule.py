@@ -152,13 +152,7 @@ class ReplayDataModule(AttachedData):
     def read_as(self, policy: Policy) -> None:
         """Encode stored trajectories with the policy's tokenizer, which may be another."""
         if self._needs_history():
-            length = min(self.context, policy.transcript.max_length)
-            self.memory.transcript = Transcript(
-                policy.tokenizer,
-                max_length=length,
-                distribution=policy.distribution,
-                trained=policy.transcript.trained,
-            )
+            self.memory.transcript = policy.transcript.within(self.context)
 
     def begin_fit(self) -> None:
         """Set aside what an earlier fit left in the run's directory, unless this one goes on there.

@@ -61,6 +61,9 @@ class PolicyGradientModule(L.LightningModule):
             the defaults, or what an ``initial_policy`` was saved with.
         trained: Which parts of a step are learnt from: ``all``, the ``action`` or the ``thought``;
             None = all, or what an ``initial_policy`` was saved with.
+        history_window: Turns that the policy sees at most before an action, its own included; every
+            step is then a sequence of its own, and nothing is kept between turns. None = the whole
+            trajectory as one sequence, or what an ``initial_policy`` was saved with.
         optimizer: Optimiser class with its arguments, learning rate included.
         warmup_steps: Optimiser steps over which the learning rate rises from 0 to its full value.
         decay_from: Share of all optimiser steps, in [0, 1], after which the learning rate falls
@@ -84,6 +87,7 @@ class PolicyGradientModule(L.LightningModule):
         distribution: ActionDistribution | None = None,
         text: TextSampling | None = None,
         trained: Trained | None = None,
+        history_window: int | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         warmup_steps: int = 50,
         decay_from: float = 1.0,
@@ -104,7 +108,7 @@ class PolicyGradientModule(L.LightningModule):
         self.baseline, self.return_scale = baseline, return_scale
         self.value_head = value_head if value_head is not None else ValueHeadSettings()
         self.conditioning, self.distribution = conditioning, distribution
-        self.text, self.trained = text, trained
+        self.text, self.trained, self.history_window = text, trained, history_window
         self.optimizer = optimizer
         self.warmup_steps = warmup_steps
         self.decay_from = decay_from
@@ -129,6 +133,7 @@ class PolicyGradientModule(L.LightningModule):
                 distribution=self.distribution,
                 text=self.text,
                 trained=self.trained,
+                history_window=self.history_window,
             )
         elif self.policy is None:
             self.policy = Policy.build(
@@ -139,6 +144,7 @@ class PolicyGradientModule(L.LightningModule):
                 distribution=self.distribution,
                 text=self.text,
                 trained=self.trained or "all",
+                history_window=self.history_window,
                 seed=self.seed,
             )
         self._data.read_as(self.policy)

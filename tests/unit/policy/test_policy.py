@@ -83,7 +83,7 @@ def test_padding_changes_nothing(lengths: list[int], pad: int, kind: str) -> Non
     policy = POLICIES[kind]
     trajectories = [tiny.trajectory(seed, length) for seed, length in enumerate(lengths)]
     batch = batch_of(policy, trajectories)
-    batch.tokens_BT = batch.tokens_BT.masked_fill(~batch.attention_BT, pad % len(policy.tokenizer))
+    batch.tokens_RT = batch.tokens_RT.masked_fill(~batch.attention_RT, pad % len(policy.tokenizer))
     with torch.no_grad():
         together = policy.evaluate(batch)
         for row, trajectory in enumerate(trajectories):

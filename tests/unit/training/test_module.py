@@ -136,4 +136,13 @@ def test_masked_positions_get_no_gradient():
         allowed_BT[row, batch.state_positions_BS[row][batch.steps_BS[row]]] = True
     assert touched_BT.any()
     assert not (touched_BT & ~allowed_BT).any()
-    assert not (allowed_BT & ~batch.attention_BT).any()
+    assert not (allowed_BT & ~batch.attention_RT).any()
+
+
+def test_a_history_window_reaches_rollouts_and_training(make_fit):
+    # The guard compares both after every collection, and would stop the fit if they disagreed.
+    fit = make_fit("run", model={"history_window": 2})
+    fit.run()
+    trained = fit.module.policy.transcript
+    assert (trained.history_window, fit.datamodule.memory.transcript.history_window) == (2, 2)
+    assert len(trained.encode(trajectory(0, 5)).sequences) == 5
