@@ -13,8 +13,9 @@ import numpy as np
 from retro_lightning.environments.base import EnvironmentFactory, describe, iterate_tasks
 from retro_lightning.replay.store import ReplayStore
 from retro_lightning.rollout.behaviours import Expert, NoisyExpert, run_behaviour
-from retro_lightning.rollout.history import History, written_once
+from retro_lightning.rollout.history import History
 from retro_lightning.rollout.seeds import generator
+from retro_lightning.rollout.written_once import written_once
 from retro_lightning.trajectory import Trajectory
 
 _USELESS = ("vague", "off_task")

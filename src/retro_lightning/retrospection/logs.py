@@ -13,7 +13,8 @@ from pathlib import Path
 from retro_lightning.environments.base import EnvironmentFactory, describe
 from retro_lightning.replay.store import ReplayStore
 from retro_lightning.retrospection.memory import Memory
-from retro_lightning.rollout.history import History, written_once
+from retro_lightning.rollout.history import History
+from retro_lightning.rollout.written_once import written_once
 from retro_lightning.trajectory import Step, Trajectory
 
 _SHARD = 1_000

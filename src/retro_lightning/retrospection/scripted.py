@@ -13,8 +13,9 @@ from retro_lightning.environments.base import EnvironmentFactory, describe, iter
 from retro_lightning.environments.proving_ground import QUALITIES, Quality
 from retro_lightning.replay.store import ReplayStore
 from retro_lightning.retrospection.environment import RetrospectionEnv
-from retro_lightning.rollout.history import History, written_once
+from retro_lightning.rollout.history import History
 from retro_lightning.rollout.seeds import generator
+from retro_lightning.rollout.written_once import written_once
 from retro_lightning.trajectory import Step, Task, Trajectory
 
 Writer = Callable[[RetrospectionEnv, np.random.Generator], str | None]

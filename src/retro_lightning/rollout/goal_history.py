@@ -8,7 +8,8 @@ from pathlib import Path
 from retro_lightning.environments.base import EnvironmentFactory
 from retro_lightning.environments.goal_return import relabelled
 from retro_lightning.replay.store import ReplayStore
-from retro_lightning.rollout.history import History, written_once
+from retro_lightning.rollout.history import History
+from retro_lightning.rollout.written_once import written_once
 
 _CHUNK = 1_000
 

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import shutil
-import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from retro_lightning.environments.base import EnvironmentFactory, describe, iterate_tasks
-from retro_lightning.replay.index import StoreIndex
 from retro_lightning.replay.store import ReplayStore
 from retro_lightning.rollout.behaviours import (
     Behaviour,
@@ -29,13 +23,13 @@ from retro_lightning.rollout.behaviours import (
     run_behaviour,
 )
 from retro_lightning.rollout.seeds import generator
-from retro_lightning.trajectory import SCHEMA_VERSION, Trajectory
+from retro_lightning.rollout.written_once import written_once
+from retro_lightning.trajectory import Trajectory
 
 T = TypeVar("T")
 
 _SHARD = 1_000
 _HOPELESS = 5
-_MANIFEST = "history.json"
 
 
 class History(ABC):
@@ -251,56 +245,3 @@ class ScriptedHistory(History):
             for task in tasks[: round(share.share * len(tasks))]
             for attempt in range(share.attempts)
         ]
-
-
-def written_once(
-    cache_dir: Path, definition: Mapping[str, object], write: Callable[[ReplayStore, str], None]
-) -> Path:
-    """The folder of a store that is named by the hash of what defines it; written if it lacks.
-
-    The folder appears under its name only when it is complete.
-
-    Args:
-        cache_dir: Where such stores are kept between runs.
-        definition: All that the store's content follows from, as plain data.
-        write: Fills the store; is given its name too, which trajectories carry as their run.
-    """
-    definition = {"schema": SCHEMA_VERSION, **definition}
-    text = json.dumps(definition, sort_keys=True)
-    name = f"history-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
-    path = cache_dir / name
-    if (path / _MANIFEST).exists():
-        return path
-    temporary = cache_dir / f".{name}-{uuid.uuid4().hex[:8]}"
-    try:
-        store = ReplayStore(temporary, create=True)
-        write(store, name)
-        store.refresh()
-        manifest = {**definition, "trajectories": len(store), "counts": _counts(store.index)}
-        (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-        try:
-            temporary.rename(path)
-        except OSError:  # another process was faster; theirs is the same
-            if not (path / _MANIFEST).exists():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return path
-
-
-def _counts(index: StoreIndex) -> list[dict[str, str | int]]:
-    """Per family and behaviour: trajectories, successes and faults among them."""
-    pairs = np.stack([index.family, index.behaviour], axis=1)
-    rows: list[dict[str, str | int]] = []
-    for family, behaviour in np.unique(pairs, axis=0).tolist():
-        mask_N = (index.family == family) & (index.behaviour == behaviour)
-        rows.append(
-            {
-                "family": index.families[family],
-                "behaviour": index.behaviours[behaviour],
-                "trajectories": int(mask_N.sum()),
-                "successes": int(index.success[mask_N].sum()),
-                "faults": int(index.faulted[mask_N].sum()),
-            }
-        )
-    return rows

@@ -13,9 +13,9 @@ from rich.console import Console
 
 from retro_lightning.evaluation.comparison import Arm
 from retro_lightning.sweep.board import best_of
+from retro_lightning.sweep.overlay import overlay
 from retro_lightning.sweep.settings import Sweep
 from retro_lightning.sweep.slots import Slots, counts, reason
-from retro_lightning.sweep.space import overlay
 from retro_lightning.sweep.study_report import draw
 from retro_lightning.sweep.trial import FITS, Job
 from retro_lightning.sweep.whole import whole_configuration

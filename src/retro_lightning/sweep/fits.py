@@ -18,8 +18,9 @@ from retro_lightning.config import command
 from retro_lightning.config.command import Command
 from retro_lightning.config.errors import ConfigError, explain_run
 from retro_lightning.config.locate import nearest
+from retro_lightning.sweep.overlay import overlay
 from retro_lightning.sweep.settings import Direction, Sweep
-from retro_lightning.sweep.space import overlay, packed, probes
+from retro_lightning.sweep.space import packed, probes
 from retro_lightning.tracking.mlflow import MLflowRun
 from retro_lightning.tracking.results import Point, RunResults
 from retro_lightning.tracking.study import check_server

@@ -15,9 +15,10 @@ from optuna.exceptions import UpdateFinishedTrialError
 
 from retro_lightning.config.errors import explain_run
 from retro_lightning.sweep.fits import FitRecord, run_fit, value, words
+from retro_lightning.sweep.overlay import overlay
 from retro_lightning.sweep.settings import Sweep
 from retro_lightning.sweep.slots import Slots
-from retro_lightning.sweep.space import overlay, suggest
+from retro_lightning.sweep.space import suggest
 from retro_lightning.tracking.mlflow import MLflowRun
 from retro_lightning.tracking.results import Point
 from retro_lightning.tracking.study import StudyRuns

@@ -18,9 +18,10 @@ from retro_lightning.config.errors import ConfigError
 from retro_lightning.sweep.board import Board
 from retro_lightning.sweep.confirm import confirm_definition, confirm_job, report
 from retro_lightning.sweep.fits import check_base, check_space_keys, mlflow_loggers, rehearse
+from retro_lightning.sweep.overlay import overlay
 from retro_lightning.sweep.settings import Sweep
 from retro_lightning.sweep.slots import Slots
-from retro_lightning.sweep.space import defaults, overlay
+from retro_lightning.sweep.space import defaults
 from retro_lightning.sweep.storage import Lock, open_storage, open_study
 from retro_lightning.sweep.trial import Phase, TrialRunner, search_job
 from retro_lightning.tracking.study import StudyRuns

@@ -6,67 +6,29 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
 
 from retro_lightning.tracking.mlflow import MLflowRun
+from retro_lightning.tracking.sampled import SampledEpisodes
 from retro_lightning.trajectory import Trajectory
 
 _TABLE = "trajectories.json"
 
 
-class SampleTrajectories(Callback):
+class SampleTrajectories(SampledEpisodes[dict[str, Any]]):
     """Logs sample trajectories of validation, test and fresh rollouts as a table.
 
-    Args:
-        per_family: Trajectories of each family and round. Higher = more to read; each row of a
-            round costs under a millisecond, each round about 0.1 s.
+    Each row of a round costs under a millisecond, each round about 0.1 s.
     """
 
-    def __init__(self, per_family: int = 1) -> None:
-        super().__init__()
-        if per_family < 1:
-            raise ValueError(f"SampleTrajectories.per_family is {per_family}; give at least 1")
-        self.per_family = per_family
-        self._waiting: list[dict[str, Any]] = []
+    def kept(
+        self, trajectory: Trajectory, stage: str, step: int, pl_module: L.LightningModule
+    ) -> dict[str, Any]:
+        """A row of the table."""
+        return table_row(trajectory, stage, step)
 
-    def on_trajectories(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        stage: str,
-        trajectories: Sequence[Trajectory],
-    ) -> None:
-        """Keep the first trajectories of every family; they are written when the round is over."""
-        if not trainer.is_global_zero:
-            return
-        families = dict.fromkeys(trajectory.task.family for trajectory in trajectories)
-        for family in families:
-            of_family = [t for t in trajectories if t.task.family == family]
-            self._waiting += [
-                table_row(t, stage, trainer.global_step) for t in of_family[: self.per_family]
-            ]
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the rows of the epoch's rollouts."""
-        self._write(trainer)
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the rows of the round."""
-        self._write(trainer)
-
-    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the rows of the round."""
-        self._write(trainer)
-
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write what is left."""
-        self._write(trainer)
-
-    def _write(self, trainer: L.Trainer) -> None:
-        for logger in trainer.loggers:
-            if isinstance(logger, MLflowRun):
-                logger.log_rows(self._waiting, _TABLE)
-        self._waiting = []
+    def write(self, waiting: Sequence[dict[str, Any]], logger: MLflowRun) -> None:
+        """Add the rows to the table."""
+        logger.log_rows(waiting, _TABLE)
 
 
 def table_row(trajectory: Trajectory, stage: str, step: int) -> dict[str, Any]:

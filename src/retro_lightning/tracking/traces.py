@@ -16,10 +16,10 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
 
 from retro_lightning.policy.policy import Policy
 from retro_lightning.tracking.mlflow import MLflowRun
+from retro_lightning.tracking.sampled import SampledEpisodes
 from retro_lightning.trajectory import Step, Trajectory
 
 _SOURCE_RUN = "mlflow.sourceRun"
@@ -43,60 +43,22 @@ class Told:
     log_probs: tuple[Sequence[float] | None, ...]
 
 
-class RolloutTraces(Callback):
+class RolloutTraces(SampledEpisodes[Told]):
     """Logs sample episodes of validation, test and fresh rollouts as traces.
 
-    Args:
-        per_family: Episodes of each family and round. Higher = more to read; an episode costs some
-            20 ms, and one forward pass of the policy for the probabilities.
+    An episode costs some 20 ms, and one forward pass of the policy for the probabilities.
     """
 
-    def __init__(self, per_family: int = 1) -> None:
-        super().__init__()
-        if per_family < 1:
-            raise ValueError(f"RolloutTraces.per_family is {per_family}; give at least 1")
-        self.per_family = per_family
-        self._waiting: list[Told] = []
-
-    def on_trajectories(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        stage: str,
-        trajectories: Sequence[Trajectory],
-    ) -> None:
-        """Keep the first episodes of every family; they are told when the round is over."""
-        if not trainer.is_global_zero:
-            return
+    def kept(
+        self, trajectory: Trajectory, stage: str, step: int, pl_module: L.LightningModule
+    ) -> Told:
+        """The episode with the probabilities of what could have been done."""
         policy = getattr(pl_module, "policy", None)
-        for family in dict.fromkeys(t.task.family for t in trajectories):
-            of_family = [t for t in trajectories if t.task.family == family]
-            self._waiting += [
-                Told(t, stage, trainer.global_step, action_log_probs(t, policy))
-                for t in of_family[: self.per_family]
-            ]
+        return Told(trajectory, stage, step, action_log_probs(trajectory, policy))
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Tell the epoch's rollouts."""
-        self._tell(trainer)
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Tell the round."""
-        self._tell(trainer)
-
-    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Tell the round."""
-        self._tell(trainer)
-
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Tell what is left."""
-        self._tell(trainer)
-
-    def _tell(self, trainer: L.Trainer) -> None:
-        waiting, self._waiting = self._waiting, []
-        for logger in trainer.loggers:
-            if isinstance(logger, MLflowRun) and waiting:
-                tell(waiting, logger)
+    def write(self, waiting: Sequence[Told], logger: MLflowRun) -> None:
+        """Tell the episodes."""
+        tell(waiting, logger)
 
 
 def action_log_probs(

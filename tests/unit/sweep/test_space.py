@@ -6,12 +6,12 @@ import optuna
 import pytest
 import yaml
 
+from retro_lightning.sweep.overlay import overlay
 from retro_lightning.sweep.space import (
     Dimension,
     check_space,
     covers,
     defaults,
-    overlay,
     packed,
     probes,
     suggest,
