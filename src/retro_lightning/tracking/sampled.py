@@ -16,13 +16,14 @@ T = TypeVar("T")
 
 
 class SampledEpisodes(Callback, Generic[T]):
-    """Keeps the first episodes of every family, and writes them when the round is over.
+    """Keeps the first episodes of every family, and writes them at the next end of an evaluation.
 
-    A round is one validation, one test, or the fresh rollouts of an epoch. The main process alone
-    keeps any.
+    Fresh rollouts wait for it too, or for the end of the fit: MLflow takes some hundreds of
+    milliseconds for a write, however little is written. The main process alone keeps any.
 
     Args:
-        per_family: Episodes of each family and round. Higher = more to read.
+        per_family: Episodes of each family that are kept between two writes, of rollouts and of
+            evaluation. Higher = more to read.
     """
 
     def __init__(self, per_family: int = 1) -> None:
@@ -31,7 +32,7 @@ class SampledEpisodes(Callback, Generic[T]):
             name = type(self).__name__
             raise ValueError(f"{name}.per_family is {per_family}; give at least 1")
         self.per_family = per_family
-        self._waiting: list[T] = []
+        self._waiting: dict[tuple[str, str], list[T]] = {}
 
     @abstractmethod
     def kept(
@@ -60,19 +61,13 @@ class SampledEpisodes(Callback, Generic[T]):
         """Keep the first episodes of every family."""
         if not trainer.is_global_zero:
             return
-        for family in dict.fromkeys(t.task.family for t in trajectories):
-            of_family = [t for t in trajectories if t.task.family == family]
-            self._waiting += [
-                self.kept(t, stage, trainer.global_step, pl_module)
-                for t in of_family[: self.per_family]
-            ]
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the epoch's rollouts."""
-        self._write(trainer)
+        for trajectory in trajectories:
+            waiting = self._waiting.setdefault((stage, trajectory.task.family), [])
+            if len(waiting) < self.per_family:
+                waiting.append(self.kept(trajectory, stage, trainer.global_step, pl_module))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the round."""
+        """Write the round, and the rollouts before it."""
         self._write(trainer)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -84,7 +79,8 @@ class SampledEpisodes(Callback, Generic[T]):
         self._write(trainer)
 
     def _write(self, trainer: L.Trainer) -> None:
-        waiting, self._waiting = self._waiting, []
+        waiting = [one for some in self._waiting.values() for one in some]
+        self._waiting = {}
         for logger in trainer.loggers:
             if isinstance(logger, MLflowRun) and waiting:
                 self.write(waiting, logger)

@@ -46,7 +46,8 @@ class Told:
 class RolloutTraces(SampledEpisodes[Told]):
     """Logs sample episodes of validation, test and fresh rollouts as traces.
 
-    An episode costs some 20 ms, and one forward pass of the policy for the probabilities.
+    An episode costs some 50 ms, and one forward pass of the policy for the probabilities; each
+    write waits up to a second for MLflow's own threads.
     """
 
     def kept(
@@ -97,7 +98,7 @@ def tell(episodes: Sequence[Told], logger: MLflowRun) -> list[str]:
     run = logger.client.get_run(logger.version)
     with _tracking(logger.tracking_uri):
         traces = [_trace(told, run.info.experiment_id, run.info.run_id) for told in episodes]
-        mlflow.flush_trace_async_logging()
+    with _tracking(logger.tracking_uri):  # the traces were written when the address was put back
         for trace_id, told in zip(traces, episodes, strict=True):
             trajectory = told.trajectory
             mlflow.log_feedback(
@@ -178,7 +179,8 @@ def step_outputs(step: Step) -> dict[str, Any]:
 def _tracking(uri: str) -> Iterator[None]:
     """MLflow's traces go where its global address says: set it, and put it back.
 
-    It keeps that address in the environment too, for processes that are started from here.
+    It keeps that address in the environment too, for processes that are started from here. Another
+    address makes it write all traces of the last one that still wait.
     """
     import mlflow
 
@@ -187,5 +189,6 @@ def _tracking(uri: str) -> Iterator[None]:
     try:
         yield
     finally:
-        # None takes it out again
-        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # even if it was the same before
+        if before is not None:
+            mlflow.set_tracking_uri(before)

@@ -17,8 +17,12 @@ from tests import tiny
 from tests.unit.tracking.test_tracking_callbacks import episode
 
 
-@pytest.mark.usefixtures("workplace")
-def test_an_episode_is_a_trace_with_a_span_for_each_step_and_its_return_as_feedback():
+@pytest.mark.parametrize("known", [False, True])
+def test_an_episode_is_a_trace_with_a_span_for_each_step_and_its_return_as_feedback(
+    workplace, monkeypatch, known
+):
+    if known:  # the address is MLflow's own already
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace}/mlflow.db")
     before = mlflow.get_tracking_uri(), os.environ.get("MLFLOW_TRACKING_URI")
     logger = MLflowRun()
     logger.attach(Path("runs/one"), name="one", remember=False, resume=False)

@@ -115,7 +115,16 @@ class TestFigures:
 @pytest.mark.usefixtures("workplace")
 class TestSamples:
     class Speaker(L.Callback):
-        """Announces the same three episodes in every validation."""
+        """Announces the same three episodes in every validation, and maybe one in every epoch."""
+
+        def __init__(self, rollouts: bool = False) -> None:
+            self.rollouts = rollouts
+
+        def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            if self.rollouts:
+                for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                    if isinstance(callback, SampleTrajectories):
+                        callback.on_trajectories(trainer, pl_module, "rollout", [episode()])
 
         def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
             other = Task(task_id="t:2", family="tools", instruction="go", seed=1, split="val")
@@ -124,15 +133,22 @@ class TestSamples:
                 if isinstance(callback, SampleTrajectories):
                     callback.on_trajectories(trainer, pl_module, "val", episodes)
 
-    def test_one_of_each_family_and_round_is_logged(self):
-        trainer = fit(self.Speaker(), SampleTrajectories())
-        assert "trajectories.json" in artifacts(trainer)
+    @staticmethod
+    def column(trainer: L.Trainer, name: str) -> list[str]:
         client = MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db")
         assert isinstance(trainer.logger, MLflowRun)
         path = client.download_artifacts(str(trainer.logger.version), "trajectories.json")
         table = json.loads(Path(path).read_text())
-        column = table["columns"].index("family")
-        assert [row[column] for row in table["data"]] == ["maze", "tools"] * 2
+        return [row[table["columns"].index(name)] for row in table["data"]]
+
+    def test_one_of_each_family_and_round_is_logged(self):
+        trainer = fit(self.Speaker(), SampleTrajectories())
+        assert self.column(trainer, "family") == ["maze", "tools"] * 2
+
+    def test_rollouts_wait_for_the_next_validation(self):
+        trainer = fit(self.Speaker(rollouts=True), SampleTrajectories(), check_val_every_n_epoch=2)
+        # of two epochs the first one's
+        assert self.column(trainer, "stage") == ["rollout", "val", "val"]
 
     def test_zero_of_each_family_is_refused(self):
         with pytest.raises(ValueError, match="per_family is 0"):
