@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -16,13 +17,25 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from retro_lightning.sweep.slots import Slots, counts
+from tests.slow import postgresql
 
 pytestmark = pytest.mark.slow
 _ROOT = Path(__file__).resolve().parents[2]
 _TRIALS = 30
 
 
-@pytest.mark.parametrize("storage", ["sqlite:///sweeps.db", "journal:journal.log"])
+@pytest.fixture(params=["sqlite:///sweeps.db", "journal:journal.log", "postgresql"])
+def storage(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Address of a storage; that of PostgreSQL is a server of its own."""
+    if request.param != "postgresql":
+        yield request.param
+        return
+    if postgresql.binaries() is None:
+        pytest.skip("there is no PostgreSQL server (Debian: apt install postgresql)")
+    with postgresql.server() as address:
+        yield address
+
+
 def test_killed_workers(workplace, storage):
     Path("base.yaml").write_text("model: {gamma: 0.9}\n")
     said = {
@@ -51,7 +64,7 @@ def test_killed_workers(workplace, storage):
     assert "killed 20" in done.stdout
     kept = (
         storage
-        if storage.startswith("sqlite")
+        if not storage.startswith("journal")
         else optuna.storages.JournalStorage(
             optuna.storages.journal.JournalFileBackend("journal.log")
         )

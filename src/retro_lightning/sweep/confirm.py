@@ -13,6 +13,7 @@ from rich.console import Console
 
 from retro_lightning.evaluation.comparison import Arm
 from retro_lightning.sweep.board import best_of
+from retro_lightning.sweep.leftovers import POLICY, clear_checkpoints
 from retro_lightning.sweep.overlay import overlay
 from retro_lightning.sweep.settings import Sweep
 from retro_lightning.sweep.slots import Slots, counts, reason
@@ -84,10 +85,15 @@ def report(
 ) -> None:
     """Write, log and print what the study has found."""
     files = draw(sweep, slots)
-    comparison = None if fresh is None else _comparison(sweep, fresh, definition)
+    fits = {} if fresh is None else _fits(fresh, definition)
+    comparison = _comparison(sweep, fits, definition)
     if comparison is not None:
         files += write(comparison, sweep.directory / "confirmation")
         show(comparison, console)
+    elif fits:
+        console.print(
+            "nothing was compared on fresh seeds: fewer than two candidates have test outcomes"
+        )
     label, params = _winner(sweep, slots, definition, comparison)
     if params is None:
         console.print("no trial came to its end; see the reasons above", highlight=False)
@@ -97,7 +103,10 @@ def report(
     if runs is not None:
         for file in files:
             runs.log_file(file)
-        _register(sweep, slots, fresh, definition, label, runs, console)
+        best_fits = fits.get(label) or _fits_of_best(sweep, slots)
+        _register(sweep, best_fits, runs, console)
+    for beaten in (path for name, paths in fits.items() if name != label for path in paths):
+        clear_checkpoints(beaten.parent, policies=True)
     for line in (
         f"best     {label}: {_chosen(params)}",
         f"config   {best}",
@@ -107,17 +116,28 @@ def report(
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _comparison(sweep: Sweep, fresh: Slots, definition: Mapping[str, Any]) -> Report | None:
-    """The candidates on fresh seeds, each against the defaults; None without two of them."""
-    found: dict[str, list[Path]] = {label: [] for label in definition["params"]}
+def _fits(fresh: Slots, definition: Mapping[str, Any]) -> dict[str, list[Path]]:
+    """Label of each candidate → directories of its fits on fresh seeds."""
+    labels = list(definition["params"])
+    found: dict[str, list[Path]] = {label: [] for label in labels}
     for slot, trial in sorted(fresh.settled().items()):
-        labels = list(definition["params"])
         found[labels[slot % len(labels)]] += [Path(p) for p in trial.user_attrs.get(FITS, [])]
+    return found
+
+
+def _comparison(
+    sweep: Sweep, fits: Mapping[str, list[Path]], definition: Mapping[str, Any]
+) -> Report | None:
+    """The candidates on fresh seeds, each against the defaults.
+
+    None without two that have outcomes on test tasks: a job that learns from logs alone has none.
+    """
     metric = next(iter(sweep.settings.metrics))
+    records = {label: [read_directory(path) for path in paths] for label, paths in fits.items()}
     arms = [
-        Arm(label, tuple(read_directory(path).run("test", metric) for path in paths))
-        for label, paths in found.items()
-        if paths
+        Arm(label, tuple(record.run("test", metric) for record in found))
+        for label, found in records.items()
+        if found and all(record.results.get("test") for record in found)
     ]
     if len(arms) < 2:
         return None
@@ -183,25 +203,15 @@ def _write_ranking(sweep: Sweep, slots: Slots, label: str, comparison: Report | 
     return path
 
 
-def _register(
-    sweep: Sweep,
-    slots: Slots,
-    fresh: Slots | None,
-    definition: Mapping[str, Any],
-    label: str,
-    runs: StudyRuns,
-    console: Console,
-) -> None:
+def _fits_of_best(sweep: Sweep, slots: Slots) -> list[Path]:
+    best = best_of(slots.trials(), sweep.settings.metrics)
+    return [] if best is None else [Path(path) for path in best.user_attrs.get(FITS, [])]
+
+
+def _register(sweep: Sweep, fits: list[Path], runs: StudyRuns, console: Console) -> None:
     """Put the best policy of the winning configuration into the model registry."""
-    fits: list[Path] = []
-    if fresh is not None and label in definition["params"]:
-        labels = list(definition["params"])
-        mine = [t for s, t in fresh.settled().items() if labels[s % len(labels)] == label]
-        fits = [Path(path) for t in mine for path in t.user_attrs.get(FITS, [])]
-    elif (best := best_of(slots.trials(), sweep.settings.metrics)) is not None:
-        fits = [Path(path) for path in best.user_attrs.get(FITS, [])]
     for directory in fits:
-        policy = directory / "checkpoints" / "best-policy"
+        policy = directory / "checkpoints" / POLICY
         remembered = directory / "mlflow-run.json"
         if policy.is_dir() and remembered.is_file():
             run_id = json.loads(remembered.read_text(encoding="utf-8"))["run_id"]

@@ -174,7 +174,7 @@ def read(args: Sequence[str]) -> Sweep:
         words = [word.replace(file, rest.name) for word in args]
         try:
             config = parser.parse_args(words)
-            values = dict(parser.instantiate_classes(config))
+            values = dict(parser.instantiate(config))
         except argparse.ArgumentError as error:
             raise explain_parsing(error, _keys(parser), args) from error
         except ValueError as error:

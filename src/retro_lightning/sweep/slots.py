@@ -178,13 +178,9 @@ class Slots:
         with self._lock():
             self._repeat(self._trial(number), reason, counted=False)
 
-    def of_worker(self, pid: int) -> list[int]:
-        """Numbers of trials that a process of this machine has under way."""
-        return [
-            t.number
-            for t in self.trials()
-            if t.state == TrialState.RUNNING and _same_process(t.user_attrs.get(_WORKER), pid)
-        ]
+    def of_worker(self, pid: int) -> list[FrozenTrial]:
+        """Trials that a process of this machine has begun."""
+        return [t for t in self.trials() if _same_process(t.user_attrs.get(_WORKER), pid)]
 
     def _bury_dead(self) -> None:
         for trial in self.trials():

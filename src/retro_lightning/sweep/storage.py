@@ -15,21 +15,23 @@ import optuna
 import sqlalchemy
 from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 from optuna.storages.journal import JournalFileBackend
+from sqlalchemy.pool import NullPool
 
 from retro_lightning.config.errors import ConfigError
 from retro_lightning.sweep.settings import Sweep
 
 _DEFINITION = "definition"
 _PATIENCE = 10.0
+_LOCK_KEY = 0x7265747266  # of all studies of a database; any number that nobody else takes
+_KNOWN = "give sqlite:///FILE, journal:FILE or postgresql://USER@HOST/DATABASE"
 Lock = Callable[[], AbstractContextManager[None]]
 
 
 def open_storage(sweep: Sweep) -> tuple[optuna.storages.BaseStorage, Lock]:
     """The storage, and a lock over its workers.
 
-    SQLite gives no two workers the same trial only if they ask one after another; a lock on a file
-    beside it sees to that, and the system frees it when a worker dies. PostgreSQL and the journal
-    need none.
+    Of SQLite and a journal it is a file beside it, of PostgreSQL a lock of the database's own; the
+    system, or the database, frees it when a worker dies.
 
     Raises:
         ConfigError: If it can't be reached.
@@ -41,12 +43,14 @@ def open_storage(sweep: Sweep) -> tuple[optuna.storages.BaseStorage, Lock]:
             path.parent.mkdir(parents=True, exist_ok=True)
             return optuna.storages.JournalStorage(JournalFileBackend(str(path))), _file_lock(path)
         url = sqlalchemy.engine.make_url(address)
-        sqlite = url.get_backend_name() == "sqlite"
-        options: dict[str, Any] = {"connect_args": {"timeout": 60}} if sqlite else {}
-        if not sqlite:
-            options = {"connect_args": {"connect_timeout": 10}, "pool_pre_ping": True}
+        if url.get_backend_name() not in ("sqlite", "postgresql"):
+            raise ConfigError(f"{sweep.file}: storage is {url.get_backend_name()}; {_KNOWN}")
+        options: dict[str, Any] = {"connect_args": {"timeout": 60}}
         lock: Lock = contextlib.nullcontext
-        if sqlite and url.database:
+        if url.get_backend_name() != "sqlite":
+            options = {"connect_args": {"connect_timeout": 10}, "pool_pre_ping": True}
+            lock = _database_lock(sqlalchemy.create_engine(url, poolclass=NullPool, **options))
+        elif url.database:
             path = Path(url.database)
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = _file_lock(path)
@@ -131,6 +135,18 @@ def _file_lock(path: Path) -> Lock:
     def lock() -> Iterator[None]:
         with file.open("a") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+    return lock
+
+
+def _database_lock(engine: sqlalchemy.Engine) -> Lock:
+    """PostgreSQL's advisory lock, held as long as a connection of its own is open."""
+
+    @contextlib.contextmanager
+    def lock() -> Iterator[None]:
+        with engine.connect() as connection:
+            connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK_KEY})
             yield
 
     return lock

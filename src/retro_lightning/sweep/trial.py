@@ -12,9 +12,12 @@ from typing import Any, Literal
 import optuna
 import yaml
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState
 
 from retro_lightning.config.errors import explain_run
+from retro_lightning.sweep.board import best_of
 from retro_lightning.sweep.fits import FitRecord, run_fit, value, words
+from retro_lightning.sweep.leftovers import clear_checkpoints
 from retro_lightning.sweep.overlay import overlay
 from retro_lightning.sweep.settings import Sweep
 from retro_lightning.sweep.slots import Slots
@@ -103,6 +106,8 @@ class TrialRunner:
                 reason = explain_run(error, self._args(trial))
                 self._slots.fail(trial.number, reason)
                 self._close(trial, "FAILED", reason)
+            finally:
+                self._clear()
         self._shown()
 
     def _run(self, trial: optuna.Trial, lost: threading.Event) -> None:
@@ -179,6 +184,21 @@ class TrialRunner:
         path.parent.mkdir(parents=True, exist_ok=True)
         content = overlay(self._sweep.settings.space, job.params, self._sweep.base_files)
         path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+    def _clear(self) -> None:
+        """Of what the phase has fitted so far keep only the policies that may yet win.
+
+        The winner comes from the fits on fresh seeds, where there are any.
+        """
+        trials = self._slots.trials()
+        may_win = {t.number for t in trials if t.state == TrialState.COMPLETE}
+        if self._phase == "trial":
+            metrics, confirmed = self._sweep.settings.metrics, self._sweep.settings.confirm.top
+            best = None if confirmed else best_of(trials, metrics)
+            may_win = set() if best is None else {best.number}
+        for t in trials:
+            if t.state.is_finished():
+                clear_checkpoints(self.directory(t.number), policies=t.number not in may_win)
 
     def _close(
         self, trial: optuna.Trial, status: Literal["FINISHED", "FAILED", "KILLED"], note: str = ""

@@ -12,6 +12,7 @@ from typing import Any
 
 import optuna
 import yaml
+from optuna.trial import TrialState
 from rich.console import Console
 
 from retro_lightning.config.errors import ConfigError
@@ -172,7 +173,11 @@ def _phase(
 
 
 def _run_apart(sweep: Sweep, slots: Slots) -> bool:
-    """Run one trial in a process of its own; returns whether there was one to run."""
+    """Run one trial in a process of its own; returns whether there was one to run.
+
+    Raises:
+        OSError: If the process came to no trial: the next ones would not either.
+    """
     if not slots.wanted():
         return False
     log = sweep.directory / "workers.log"
@@ -184,9 +189,13 @@ def _run_apart(sweep: Sweep, slots: Slots) -> bool:
         except KeyboardInterrupt:
             child.wait()
             raise
-    for number in slots.of_worker(child.pid):
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        slots.fail(number, f"its process ended with {how} (out of memory?); see {log}")
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    begun = slots.of_worker(child.pid)
+    if code and not begun:
+        raise OSError(f"a worker process ended with {how} before it began a trial; see {log}")
+    for trial in begun:
+        if trial.state == TrialState.RUNNING:
+            slots.fail(trial.number, f"its process ended with {how} (out of memory?); see {log}")
     return True
 
 

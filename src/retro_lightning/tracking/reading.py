@@ -54,7 +54,7 @@ class RunRecord:
         Raises:
             ValueError: If the run has no outcomes on that split.
         """
-        if split not in self.results:
+        if not self.results.get(split):
             other = "val" if split == "test" else "test"
             raise ValueError(
                 f"{self.name} has no outcomes on {split} tasks: let fit make its final test, or "

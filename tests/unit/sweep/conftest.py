@@ -33,6 +33,21 @@ def study(name: str = "dummies") -> optuna.Study:
     return optuna.load_study(study_name=name, storage="sqlite:///sweeps.db")
 
 
+def leave_checkpoints(fit: Path) -> None:
+    """What a fit of the shipped jobs leaves in its directory."""
+    for name in ("best-policy", "last-policy", "phase-0-policy"):
+        (fit / "checkpoints" / name).mkdir(parents=True)
+        (fit / "checkpoints" / name / "model.safetensors").touch()
+    for name in ("best.ckpt", "last.ckpt"):
+        (fit / "checkpoints" / name).touch()
+
+
+def left() -> set[str]:
+    """All that is still in directories of checkpoints, as ``trial-0000/seed-1/best-policy``."""
+    found = Path("runs/dummies").glob("*/seed-*/checkpoints/*")
+    return {f"{path.parents[2].name}/{path.parents[1].name}/{path.name}" for path in found}
+
+
 def runs() -> list[Any]:
     """Its runs in MLflow."""
     client = MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,14 +15,28 @@ from optuna.trial import TrialState
 
 from retro_lightning.cli.main import main
 from retro_lightning.sweep import trial as trial_module
+from retro_lightning.sweep import worker
 from tests.dummies import DummyModule
-from tests.unit.sweep.conftest import definition, runs, study, sweep
+from tests.unit.sweep.conftest import definition, leave_checkpoints, left, runs, study, sweep
 
 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes most of the time of a study of the dummy."""
     monkeypatch.setattr("retro_lightning.sweep.confirm.draw", lambda sweep, slots: [])
+
+
+@pytest.fixture
+def checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fits of the dummy leave checkpoints too."""
+    real = trial_module.run_fit
+
+    def leaves(args: Any, directory: Path, **options: Any) -> Any:
+        record = real(args, directory, **options)
+        leave_checkpoints(directory)
+        return record
+
+    monkeypatch.setattr(trial_module, "run_fit", leaves)
 
 
 pytestmark = pytest.mark.usefixtures("dummy_job")
@@ -81,13 +96,16 @@ def _check_going_on(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-def test_the_best_trials_run_again_on_fresh_seeds(no_figures):
+def test_the_best_trials_run_again_on_fresh_seeds(no_figures, checkpoints):
     assert sweep(confirm={"top": 1, "seeds": 2}) == 0
     found = study("dummies/confirmation after 2").trials
     assert len(found) == 4  # the defaults and the best, 2 seeds each
     said = json.loads(study("dummies/confirmation after 2").user_attrs["definition"])
     assert said["seeds"] == [2, 3]
     assert list(said["params"]) == ["defaults", "trial 1"]
+    winner = json.loads(Path("runs/dummies/ranking.json").read_text())["best"]
+    mine = (0, 2) if winner == "defaults" else (1, 3)  # candidates take turns, seed by seed
+    assert left() == {f"confirm-{n:04}/seed-{2 + n // 2}/best-policy" for n in mine}
 
 
 def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(capsys, monkeypatch, no_figures):
@@ -123,14 +141,15 @@ def test_ctrl_c_within_a_fit_is_seen_as_one(monkeypatch, capsys):
 
 
 def test_a_trial_that_fails_is_kept_with_its_reason_and_the_study_goes_on(
-    monkeypatch, capsys, no_figures
+    monkeypatch, capsys, no_figures, checkpoints
 ):
-    real = trial_module.run_fit
+    real = trial_module.run_fit  # leaves checkpoints
 
     def fails(args: Any, directory: Path, **options: Any) -> Any:
+        record = real(args, directory, **options)
         if "trial-0000" in str(directory):
             raise MemoryError("CUDA out of memory")
-        return real(args, directory, **options)
+        return record
 
     monkeypatch.setattr(trial_module, "run_fit", fails)
     assert sweep() == 0
@@ -140,6 +159,7 @@ def test_a_trial_that_fails_is_kept_with_its_reason_and_the_study_goes_on(
     ranking = json.loads(Path("runs/dummies/ranking.json").read_text())
     assert ranking["trials"][-1]["reason"] == "CUDA out of memory"
     assert {run.info.status for run in runs()} == {"FINISHED", "FAILED"}
+    assert left() == {"trial-0001/seed-1/best-policy"}
 
 
 def test_nan_is_a_failure(monkeypatch):
@@ -180,6 +200,23 @@ def test_one_trial_at_a_time_in_a_journal():
     assert Path("runs/dummies/trial-0000/seed-1/results.json").is_file()
     assert not Path("runs/dummies/trial-0001").exists()
     assert not Path("runs/dummies/best.yaml").exists()
+
+
+def test_processes_that_come_to_no_trial_are_not_started_for_ever(monkeypatch, capsys):
+    class Stillborn:
+        pid = -1
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            pass
+
+        def wait(self) -> int:
+            return 3
+
+    monkeypatch.setattr("retro_lightning.sweep.worker.rehearse", lambda *args: None)
+    monkeypatch.setattr(worker, "subprocess", SimpleNamespace(Popen=Stillborn))
+    assert sweep(execution="subprocess") == 2
+    err = capsys.readouterr().err
+    assert "a worker process ended with exit code 3 before it began a trial; see runs/dumm" in err
 
 
 GOOD = definition()["space"]
