@@ -254,8 +254,7 @@ class PolicyGradientModule(L.LightningModule):
             advantage_scale=self._advantage_scale(objective, inputs),
         )
         self._guard.begin(batch, terms, inputs)
-        self._report(self, self._data, batch, evaluations, inputs, terms)
-        self.log("train/phase", float(self._phase), batch_size=1)
+        self._report(self, self._data, batch, evaluations, inputs, terms, self._phase)
         if self._data.prioritisation.needs_td_errors:
             self._data.observe(td_feedback(batch, inputs, objective.gamma))
         return terms.loss

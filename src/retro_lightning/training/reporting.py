@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 
 class StepReport:
-    """Logs a gradient step's metrics; the costlier ones only where they are written down."""
+    """Logs a gradient step's metrics where they are written down, and its loss at an epoch's end.
+
+    Lightning takes some 0.3 ms for each number it is given, whether or not it writes it.
+    """
 
     def __init__(self) -> None:
         self._watch = CollapseWatch()
@@ -43,16 +46,20 @@ class StepReport:
         evaluations: Sequence[Evaluation],
         inputs: CreditInputs,
         terms: LossTerms,
+        phase: int,
     ) -> None:
         """Log one gradient step, or one of the batches that it is accumulated from."""
+        every = module.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        written = (module.global_step + 1) % every == 0
+        if not written and not module.trainer.is_last_batch:  # type: ignore[attr-defined]
+            return
         share = self._share(module, inputs)
-        metrics = {"loss": terms.loss.detach(), **terms.metrics}
+        metrics = {"loss": terms.loss.detach(), "phase": float(phase), **terms.metrics}
         module.log_dict(
             {f"train/{k}": v * share if k.startswith("loss") else v for k, v in metrics.items()},
             batch_size=1,
         )
-        every = module.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if (module.global_step + 1) % every:
+        if not written:
             return
         with torch.no_grad():
             extra = self._diagnosis(module, data, parts, evaluations, inputs, terms)
