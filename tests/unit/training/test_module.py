@@ -13,6 +13,7 @@ from retro_lightning.credit.baselines import NoBaseline, ValueHeadBaseline
 from retro_lightning.credit.cloning import FilteredCloning
 from retro_lightning.credit.estimators import PolicyGradient
 from retro_lightning.policy.batch import collate
+from retro_lightning.training.module import PolicyGradientModule
 from retro_lightning.training.phases import Phase, check_phases
 from tests.fits import Fit, phases
 from tests.tiny import policy, trajectory
@@ -51,6 +52,22 @@ def test_a_baseline_that_nobody_trains_is_refused(make_fit):
             make_baseline=ValueHeadBaseline,
             make_phases=lambda: [Phase(PolicyGradient(value_coef=0.0))],
         )
+
+
+def test_steps_are_logged_where_they_are_written_down_and_at_the_end_of_an_epoch(
+    make_fit, monkeypatch
+):
+    told: list[int] = []
+    real = PolicyGradientModule.log_dict
+
+    def log_dict(self: PolicyGradientModule, metrics: Any, **options: Any) -> None:
+        if "train/loss" in metrics:
+            told.append(self.global_step + 1)
+        real(self, metrics, **options)
+
+    monkeypatch.setattr(PolicyGradientModule, "log_dict", log_dict)
+    make_fit("run", trainer_options={"log_every_n_steps": 3}).run()
+    assert told == [3, 4, 6, 8, 9, 12]  # every third, and each fourth ends an epoch
 
 
 class PhaseOfEachStep(Callback):
