@@ -44,8 +44,7 @@ _RUN_FILE = "mlflow-run.json"
 _MAX_METRICS_PER_WRITE = 1000
 _MAX_PARAMETERS_PER_WRITE = 100
 _MAX_PARAMETER_LENGTH = 500
-_FORBIDDEN = re.compile(r"[^\w/. :-]")
-"""What MLflow refuses in names of metrics and parameters, ``@`` for one; it becomes ``_``."""
+_FORBIDDEN = re.compile(r"[^\w/. :-]")  # what MLflow refuses in names, @ for one
 
 
 class MLflowRun(Logger):

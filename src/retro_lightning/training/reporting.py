@@ -51,10 +51,14 @@ class StepReport:
         """Log one gradient step, or one of the batches that it is accumulated from."""
         every = module.trainer.log_every_n_steps  # type: ignore[attr-defined]
         written = (module.global_step + 1) % every == 0
-        if not written and not module.trainer.is_last_batch:  # type: ignore[attr-defined]
+        if not written and not module.trainer.is_last_batch:
             return
         share = self._share(module, inputs)
-        metrics = {"loss": terms.loss.detach(), "phase": float(phase), **terms.metrics}
+        metrics = {
+            "loss": terms.loss.detach(),
+            **terms.metrics,
+            "phase": torch.tensor(float(phase)),
+        }
         module.log_dict(
             {f"train/{k}": v * share if k.startswith("loss") else v for k, v in metrics.items()},
             batch_size=1,
