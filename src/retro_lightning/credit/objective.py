@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -126,15 +127,30 @@ def excess(returns_BS: Tensor, inputs: CreditInputs) -> Tensor:
     return torch.where(inputs.steps_BS, excess_BS, 0.0)
 
 
+def episodes_alike(inputs: CreditInputs) -> CreditInputs:
+    """With weights, of both losses, by which every episode counts alike, however long it is."""
+    length_B = inputs.steps_BS.sum(dim=1).clamp(min=1)
+    value_weight_B = inputs.value_weight_B
+    if value_weight_B is None:
+        value_weight_B = torch.ones_like(inputs.weight_B)
+    return replace(
+        inputs, weight_B=inputs.weight_B / length_B, value_weight_B=value_weight_B / length_B
+    )
+
+
 def value_term(
-    inputs: CreditInputs, returns_BS: Tensor, normaliser: Tensor | float
+    inputs: CreditInputs,
+    targets_BS: Tensor,
+    normaliser: Tensor | float,
+    learnt_BS: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Value loss over all steps, and how well the value head predicts the return-to-go.
+    """Value loss, and how well the value head predicts what it learns.
 
     Args:
         inputs: The batch.
-        returns_BS: Return-to-go, detached.
+        targets_BS: What the value head learns, detached.
         normaliser: Number of steps in the whole gradient step.
+        learnt_BS: Steps that it learns from; None = all.
 
     Returns:
         Scalar loss with gradient, and metrics.
@@ -142,12 +158,15 @@ def value_term(
     weight_B = inputs.value_weight_B
     if weight_B is None:
         weight_B = torch.ones_like(inputs.weight_B)
-    loss_BS = value_loss(inputs.values_BS, returns_BS)
-    total = masked_total(loss_BS, inputs.steps_BS, weight_B, normaliser)
+    if learnt_BS is None:
+        learnt_BS = inputs.steps_BS
+    loss_BS = value_loss(inputs.values_BS, targets_BS)
+    total = masked_total(loss_BS, learnt_BS, weight_B, normaliser)
     metrics = {"loss_value": total.detach()}
-    explained = explained_variance(inputs.values_BS.detach(), returns_BS, inputs.steps_BS)
-    if bool(torch.isfinite(explained)):
-        metrics["explained_variance"] = explained
+    if bool(learnt_BS.any()):
+        explained = explained_variance(inputs.values_BS.detach(), targets_BS, learnt_BS)
+        if bool(torch.isfinite(explained)):
+            metrics["explained_variance"] = explained
     return total, metrics
 
 

@@ -184,12 +184,15 @@ class Policy(nn.Module):
             step_F = batch.text_row_F * batch.steps_BS.shape[1] + batch.text_step_F
             logprobs_BS = logprobs_BS + _per_step(batch, step_F, text_logprobs_F)
             entropies_BS = entropies_BS + _per_step(batch, step_F, text_entropy_F)
-        values_BS = self.value_head(states).view_as(batch.steps_BS)
+        turns_S = torch.arange(batch.steps_BS.shape[1], device=states.device)
+        values_BS = self.value_head(states.view(*batch.steps_BS.shape, -1), turns_S)
         return Evaluation(
             logprobs_BS=logprobs_BS,
             entropies_BS=entropies_BS,
             values_BS=values_BS.masked_fill(~batch.steps_BS, 0.0),
-            final_values_B=self.value_head(finals).masked_fill(batch.final_state_B < 0, 0.0),
+            final_values_B=self.value_head(finals, batch.steps_BS.sum(dim=1)).masked_fill(
+                batch.final_state_B < 0, 0.0
+            ),
             child_logprobs_DC=logprobs_DC,
             text_logprobs_F=text_logprobs_F,
         )

@@ -77,6 +77,7 @@ class Session:
         self._record = record_distribution
         self._pending: list[tuple[int, ...]] = [()] * rows
         self._windows: list[Window | None] = [None] * rows
+        self._turns = [0] * rows
 
     @torch.no_grad()
     def start(self, row: int, task: Task) -> None:
@@ -84,7 +85,7 @@ class Session:
         with self._policy.evaluating():
             prompts_BH = self._policy.prompts([task])
             self._decoder.start(row, None if prompts_BH is None else prompts_BH[0])
-        self._pending[row] = ()
+        self._pending[row], self._turns[row] = (), 0
         self._windows[row] = self.transcript.window()
 
     def stop(self, row: int) -> None:
@@ -152,6 +153,7 @@ class Session:
         choices = [turn.choice() for turn in turns]
         for turn, choice in zip(turns, choices, strict=True):
             self._pending[turn.row] = turn.pending
+            self._turns[turn.row] += 1
             window = self._windows[turn.row]
             if window is not None:
                 wrote = np.array(choice.generation.action_ids, dtype=np.int32)
@@ -206,7 +208,8 @@ class Session:
         rows, chunks = [turn.row for turn in turns], [turn.unfed for turn in turns]
         hidden_RWH = self._decoder.feed(rows, chunks, tries)
         if turns[0].value is None:
-            values = self._policy.value_head(hidden_RWH[:, 0]).tolist()
+            number_R = torch.tensor([self._turns[row] for row in rows], device=hidden_RWH.device)
+            values = self._policy.value_head(hidden_RWH[:, 0], number_R).tolist()
             for turn, value in zip(turns, values, strict=True):
                 turn.value = value
         return hidden_RWH

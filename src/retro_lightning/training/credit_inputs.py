@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from retro_lightning.credit.baselines import Baseline
-from retro_lightning.credit.diagnostics import score_norms
 from retro_lightning.credit.estimators import CreditInputs
 from retro_lightning.credit.losses import exact_kl
 from retro_lightning.credit.scales import ReturnScale
+from retro_lightning.credit.variance import score_norms
 from retro_lightning.policy.batch import Batch, stack_steps
 from retro_lightning.policy.policy import Evaluation
 

@@ -307,3 +307,29 @@ def test_shapes_that_do_not_fit_are_refused(make_inputs: Make) -> None:
         replace(inputs, weight_B=torch.ones(3))
     with pytest.raises(ValueError, match="rewards_BS has shape"):
         replace(inputs, rewards_BS=inputs.rewards_BS[:, 1:])
+
+
+def test_the_value_head_learns_the_present_policys_value_where_that_is_asked(
+    make_inputs: Make,
+) -> None:
+    """V-trace written out from the last step on (Espeholt et al. 2018, eq. 1, caps of 1)."""
+    inputs = make_inputs(3)
+    objective = PolicyGradient(gamma=0.9, value_coef=1.0, value_target="current")
+    terms = objective(inputs, normaliser=27.0)
+    x = {k: v.detach().tolist() for k, v in vars(inputs).items() if v is not None}
+    total = 0.0
+    for b in (0, 1, 4, 5):  # fresh or stale; the others' ratios are unknown
+        following = correction = 0.0
+        if x["bootstrap_B"][b]:
+            following = x["final_values_B"][b]
+        for s in reversed(range(sum(x["steps_BS"][b]))):
+            value = x["values_BS"][b][s]
+            ratio = math.exp(x["logprobs_BS"][b][s] - x["behaviour_logprobs_BS"][b][s])
+            error = min(1.0, ratio) * (x["rewards_BS"][b][s] + 0.9 * following - value)
+            correction = error + 0.9 * min(1.0, ratio) * correction
+            total += correction**2 / 27.0  # target less value; sampling is not undone
+            following = value
+    assert terms.metrics["loss_value"].item() == pytest.approx(total)
+    (gradient_BS,) = torch.autograd.grad(terms.loss, inputs.values_BS)
+    assert not gradient_BS[[2, 3, 6, 7]].any()
+    assert gradient_BS[[0, 1, 4, 5]][inputs.steps_BS[[0, 1, 4, 5]]].all()
