@@ -294,7 +294,9 @@ def test_adapter_settings_reach_the_layers_they_name(tmp_path: Path) -> None:
         LoraSettings(targets=[])
 
 
-@pytest.mark.parametrize("head", [ValueHeadSettings(), ValueHeadSettings(width=5, detach=True, turns=2)])
+@pytest.mark.parametrize(
+    "head", [ValueHeadSettings(), ValueHeadSettings(width=5, detach=True, turns=2)]
+)
 def test_the_value_head_is_saved_and_restored_with_the_adapter(
     head: ValueHeadSettings, tmp_path: Path
 ) -> None:

@@ -75,7 +75,7 @@ def test_phases_switch_at_the_success(make_fit, monkeypatch):
 
     fit: Fit = make_fit("run", callbacks=[seen], make_phases=by_success)
     rates = iter([0.4, 0.5, 0.1])  # after the first, second and third epoch
-    monkeypatch.setattr(type(fit.module), "_log_counts", lambda self, stage: next(rates))
+    monkeypatch.setattr(type(fit.module.judgement), "finish", lambda *told: next(rates))
     fit.trainer.checkpoint_callback.monitor = None  # type: ignore[union-attr]
     fit.run()
     assert seen.names == [FilteredCloning.name] * 8 + [PolicyGradient.name] * 4
