@@ -15,7 +15,7 @@ from retro_lightning.credit.losses import exact_kl
 from retro_lightning.credit.scales import ReturnScale
 from retro_lightning.credit.variance import score_norms
 from retro_lightning.policy.batch import Batch, stack_steps
-from retro_lightning.policy.policy import Evaluation
+from retro_lightning.policy.evaluation import Evaluation
 
 Evaluations = Sequence[Evaluation]
 

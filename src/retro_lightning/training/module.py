@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRSchedulerConfig
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from retro_lightning.credit.baselines import Baseline, NoBaseline
@@ -29,7 +28,7 @@ from retro_lightning.training.accumulation import check_accumulation
 from retro_lightning.training.credit_step import CreditStep
 from retro_lightning.training.held_out import stored_logprobs
 from retro_lightning.training.judging import Judgement
-from retro_lightning.training.optimizers import learning_rate_share
+from retro_lightning.training.optimizers import scheduled
 from retro_lightning.training.phases import Phase, check_phases
 from retro_lightning.trajectory import Task
 
@@ -145,17 +144,13 @@ class PolicyGradientModule(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimiser over all trainable parameters, with warm-up and linear decay."""
         parameters = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
-        optimizer = self.optimizer(parameters)
-        share = functools.partial(
-            learning_rate_share,
+        return scheduled(
+            self.optimizer(parameters),
             total=float(self._data.planned_steps),
             warmup=self.warmup_steps,
             decay_from=self.decay_from,
             final=self.final_learning_rate,
         )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
-        schedule: LRSchedulerConfigType = {"scheduler": scheduler, "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     @property
     def _data(self) -> ReplayDataModule:

@@ -15,7 +15,7 @@ from retro_lightning.credit.estimators import CreditInputs, LossTerms
 from retro_lightning.credit.objective import returns_and_advantages
 from retro_lightning.credit.statistics import Outcomes, groups
 from retro_lightning.policy.batch import Batch
-from retro_lightning.policy.policy import Evaluation
+from retro_lightning.policy.evaluation import Evaluation
 from retro_lightning.training.credit_inputs import score_norms_BS
 
 if TYPE_CHECKING:
