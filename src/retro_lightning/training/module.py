@@ -25,6 +25,7 @@ from retro_lightning.policy.text import TextSampling
 from retro_lightning.policy.value_head import ValueHeadSettings
 from retro_lightning.policy.written import Trained
 from retro_lightning.training.accumulation import check_accumulation
+from retro_lightning.training.agreement import check_precision
 from retro_lightning.training.credit_step import CreditStep
 from retro_lightning.training.held_out import stored_logprobs
 from retro_lightning.training.judging import Judgement
@@ -177,6 +178,7 @@ class PolicyGradientModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Begin with an empty run store, or with that of the checkpoint."""
+        check_precision(self.trainer.precision)
         check_accumulation(self.phases, self.baseline, self.trainer.accumulate_grad_batches)
         self._data.begin_fit()
 
