@@ -25,6 +25,7 @@ from retro_lightning.credit.objective import (
     LossNormalisation,
     Objective,
     ValueTarget,
+    bootstrap_values,
     check_gamma,
     check_not_negative,
     episodes_alike,
@@ -164,7 +165,7 @@ class Estimator(Objective):
 
     def _credit(self, inputs: CreditInputs, log_ratio_BS: Tensor) -> tuple[Tensor, Tensor]:
         """The value head's targets and the advantages, detached and 0 at padding."""
-        after_B = torch.where(inputs.bootstrap_B, inputs.final_values_B, 0.0).detach()
+        after_B = bootstrap_values(inputs)
         if self.kl_coef > 0 and self.kl_form == "reward":
             cost_BS = inputs.logprobs_BS - self._given(inputs, "reference_logprobs_BS")
             rewards_BS = inputs.rewards_BS - self.kl_coef * cost_BS.detach()

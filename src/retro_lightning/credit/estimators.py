@@ -32,6 +32,8 @@ from retro_lightning.credit.losses import (
 from retro_lightning.credit.objective import (
     Objective,
     ValueTarget,
+    ValueWeighting,
+    bootstrap_values,
     check_cloning,
     check_gamma,
     check_not_negative,
@@ -102,6 +104,10 @@ class PolicyGradient(Objective):
         value_target: What the value head learns: behaviour = the return-to-go of whoever acted, in
             the mean over the whole store; current = the present policy's own value (V-trace with
             caps of 1), from trajectories that are fresh or stale throughout, as they are drawn.
+        value_weighting: How much a step counts for the value head: steps = all alike, so that it
+            learns the mean; score = by the squared length of the action's score, so that it learns
+            ``E n G / E n``, the baseline that leaves the least variance (Greensmith et al. 2004),
+            which lies below the value where the policy is sure. Valid actions only.
     """
 
     name = "policy_gradient"
@@ -119,6 +125,7 @@ class PolicyGradient(Objective):
         gamma: float = 1.0,
         normalise_advantages: bool = True,
         value_target: ValueTarget = "behaviour",
+        value_weighting: ValueWeighting = "steps",
     ) -> None:
         check_positive(self.name, clip=clip)
         check_not_negative(self.name, cloning_coef=cloning_coef, value_coef=value_coef)
@@ -136,6 +143,8 @@ class PolicyGradient(Objective):
         self.gamma = gamma
         self.normalise_advantages = normalise_advantages
         self.value_target = value_target
+        self.value_weighting = value_weighting
+        self.needs_scores = value_weighting == "score"
 
     def __call__(
         self,
@@ -187,21 +196,27 @@ class PolicyGradient(Objective):
     def _value_term(
         self, inputs: CreditInputs, returns_BS: Tensor, normaliser: Tensor | float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The value head's loss, by ``value_target``, and its metrics."""
-        if self.value_target == "behaviour":
-            return value_term(inputs, returns_BS, normaliser)
-        targets_BS, _ = vtrace(
-            inputs.rewards_BS,
-            inputs.values_BS.detach(),
-            log_ratio_to_behaviour(inputs.logprobs_BS, inputs),
-            inputs.steps_BS,
-            self.gamma,
-            rho_cap=1.0,
-            c_cap=1.0,
-            bootstrap_value_B=torch.where(inputs.bootstrap_B, inputs.final_values_B, 0.0).detach(),
-        )
-        learnt_BS = learnt_steps(inputs, "leave_out", self.name)
-        return value_term(replace(inputs, value_weight_B=None), targets_BS, normaliser, learnt_BS)
+        """The value head's loss, by ``value_target`` and ``value_weighting``, and its metrics."""
+        targets_BS, learnt_BS, weight_BS = returns_BS, inputs.steps_BS, torch.ones(())
+        if self.value_target == "current":
+            targets_BS, _ = vtrace(
+                inputs.rewards_BS,
+                inputs.values_BS.detach(),
+                log_ratio_to_behaviour(inputs.logprobs_BS, inputs),
+                inputs.steps_BS,
+                self.gamma,
+                bootstrap_value_B=bootstrap_values(inputs),
+            )
+            learnt_BS = learnt_steps(inputs, "leave_out", self.name)
+            inputs = replace(inputs, value_weight_B=None)
+        if self.value_weighting == "score":
+            if inputs.score_norms_BS is None:
+                raise ValueError(
+                    f"{self.name}: value_weighting score needs the scores of valid actions, and "
+                    "this batch has free text: set it to steps"
+                )
+            weight_BS = inputs.score_norms_BS
+        return value_term(inputs, targets_BS, normaliser, learnt_BS, weight_BS)
 
     def _losses(
         self, logprobs_BS: Tensor, old_BS: Tensor, scaled_BS: Tensor, advantages_BS: Tensor

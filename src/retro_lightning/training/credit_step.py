@@ -75,6 +75,7 @@ class CreditStep:
             self._fresh_N,
             return_scale=self._return_scale,
             tokens=objective.needs_tokens,
+            scores=objective.needs_scores,
             **others,
         )
         terms = objective(
