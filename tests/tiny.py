@@ -120,10 +120,12 @@ def policy(
 ) -> Policy:
     """A random policy whose value head is not zero."""
     tok = tok if tok is not None else tokenizer(pad_is_end)
-    head = ValueHead(32, 8)
+    head = ValueHead(32, 8, turns=3)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(1)
         nn.init.normal_(head.output.weight)
+        assert head.turn is not None
+        nn.init.normal_(head.turn.weight)
     return Policy(language_model(kind, len(tok), context), tok, value_head=head).eval()
 
 

@@ -12,7 +12,8 @@ from torch import nn
 
 from retro_lightning.policy.policy import Policy
 from retro_lightning.policy.trie import IntArray, TokenTrie
-from retro_lightning.rollout.session import Choice, Session
+from retro_lightning.rollout.session import Session
+from retro_lightning.rollout.turn import Choice
 from retro_lightning.trajectory import Trajectory
 from tests.benchmarks.conftest import MainJob
 from tests.benchmarks.measuring import interleaved, show

@@ -261,8 +261,9 @@ def _show(result: dict[str, Any], figure: Path) -> None:
         caption += (
             f"cosine: to the on-policy gradient of {fresh['episodes']} fresh episodes, whose "
             f"halves have {fresh['halves_cosine']:.3f} between them. There the value head cuts the "
-            f"variance by {fresh['cut']:.2f}; its limit 1/((1-p)(1-EV)) is {fresh['limit']:.2f} "
-            f"(p {fresh['success_rate']:.2f}, EV {fresh['explained_variance']:.2f}). "
+            f"variance by {fresh['cut']:.2f}, the best constant by {fresh['constant_cut']:.2f}; "
+            f"the limit for equally long scores, 1/((1-p)(1-EV)), is {fresh['limit']:.2f} "
+            f"(p {fresh['step_return']:.2f}, EV {fresh['explained_variance']:.2f}, of steps). "
         )
     apart = ", ".join(f"{kind} {nats:.3f}" for kind, nats in result["divergence"].items())
     caption += (

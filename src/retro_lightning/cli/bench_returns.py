@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -26,12 +26,15 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--store", type=str, required=True, help="Replay store whose returns are asked for."
     )
+    parser.add_argument(
+        "--split", type=Literal["val", "test"], default="val", help="Whose tasks are tried."
+    )
     parser.add_argument("--episodes", type=int, default=100, help="Episodes of each level.")
     parser.add_argument("--json", action="store_true", help="Print the result as JSON.")
 
 
 def bench_returns(args: Sequence[str]) -> None:
-    """Ask for quantiles of each family's returns on validation tasks, and for more than there is.
+    """Ask for quantiles of each family's returns, and for more than there is.
 
     Raises:
         ValueError: If no policy is named, or too few episodes are wanted.
@@ -54,7 +57,7 @@ def bench_returns(args: Sequence[str]) -> None:
     results = calibrate(
         Policy.load(config.policy).eval(),
         data.environments,
-        data.tasks("val"),
+        data.tasks(config.split),
         levels,
         episodes=config.episodes,
         seed=data.seed,

@@ -25,10 +25,17 @@ from retro_lightning.credit.objective import (
     LossNormalisation,
     Objective,
     ValueTarget,
+    bootstrap_values,
     check_gamma,
     check_not_negative,
+    episodes_alike,
     excess,
     value_term,
+)
+from retro_lightning.credit.ratios import (
+    UnknownBehaviour,
+    learnt_steps,
+    log_ratio_to_behaviour,
 )
 from retro_lightning.credit.returns import returns_to_go, vtrace
 from retro_lightning.credit.scales import advantage_moments, advantage_std
@@ -36,7 +43,6 @@ from retro_lightning.credit.terms import CreditInputs, LossTerms
 from retro_lightning.credit.weightings import Clipped, Unweighted, Weighting
 
 RatioLevel = Literal["action", "token", "length_normalised"]
-UnknownBehaviour = Literal["refuse", "leave_out", "as_present"]
 KLForm = Literal["exact", "k2", "reward"]
 
 
@@ -151,33 +157,15 @@ class Estimator(Objective):
         return value
 
     def _log_ratio(self, inputs: CreditInputs) -> tuple[Tensor, Tensor]:
-        """``log pi - log mu``, detached, 0 where it is unknown; and which steps are learnt from.
-
-        Raises:
-            ValueError: If it is needed and unknown, and ``unknown_behaviour`` is refuse.
-        """
-        steps_BS = inputs.steps_BS
-        usable_BS = inputs.supported_BS | inputs.fresh_B[:, None]
-        known_BS = steps_BS & torch.isfinite(inputs.behaviour_logprobs_BS) & usable_BS
-        difference_BS = inputs.logprobs_BS.detach() - inputs.behaviour_logprobs_BS
-        log_ratio_BS = torch.where(known_BS, difference_BS, 0.0)
-        if not self.needs_behaviour or self.unknown_behaviour == "as_present":
-            return log_ratio_BS, steps_BS
-        unknown_BS = steps_BS & ~known_BS
-        if self.unknown_behaviour == "leave_out":
-            return log_ratio_BS, steps_BS & ~unknown_BS.any(dim=1, keepdim=True)
-        if bool(unknown_BS.any()):
-            b, s = unknown_BS.nonzero()[0].tolist()
-            raise ValueError(
-                f"{self.name} needs a ratio to the behaviour, whose probability is unknown (or not "
-                f"positive for every valid action) at step {s} of trajectory {b} of the batch: set "
-                "unknown_behaviour to leave_out or as_present, or draw from other trajectories"
-            )
-        return log_ratio_BS, steps_BS
+        """``log pi - log mu``, detached, 0 where it is unknown; and which steps are learnt from."""
+        log_ratio_BS = log_ratio_to_behaviour(inputs.logprobs_BS, inputs)
+        if not self.needs_behaviour:
+            return log_ratio_BS, inputs.steps_BS
+        return log_ratio_BS, learnt_steps(inputs, self.unknown_behaviour, self.name)
 
     def _credit(self, inputs: CreditInputs, log_ratio_BS: Tensor) -> tuple[Tensor, Tensor]:
         """The value head's targets and the advantages, detached and 0 at padding."""
-        after_B = torch.where(inputs.bootstrap_B, inputs.final_values_B, 0.0).detach()
+        after_B = bootstrap_values(inputs)
         if self.kl_coef > 0 and self.kl_form == "reward":
             cost_BS = inputs.logprobs_BS - self._given(inputs, "reference_logprobs_BS")
             rewards_BS = inputs.rewards_BS - self.kl_coef * cost_BS.detach()
@@ -218,7 +206,8 @@ class Estimator(Objective):
                 moments = advantage_moments(advantages_BS, inputs.steps_BS)
                 advantage_scale = advantage_std(moments)
             scaled_BS = advantages_BS / advantage_scale
-        inputs = self._shared(inputs)
+        if self.loss_normalisation == "episode":
+            inputs = episodes_alike(inputs)
         log_ratio_BS = self._ratio(inputs, behaviour_BS)
         loss_BS = self._losses(inputs, log_ratio_BS, behaviour_BS, scaled_BS)
         policy = masked_total(loss_BS, learnt_BS, inputs.weight_B, normaliser)
@@ -247,20 +236,6 @@ class Estimator(Objective):
             excluded_BS=stopped_BS | ~learnt_BS if reads else None,
         )
 
-    def _shared(self, inputs: CreditInputs) -> CreditInputs:
-        """With weights that make every episode count alike, where that is asked for."""
-        if self.loss_normalisation != "episode":
-            return inputs
-        length_B = inputs.steps_BS.sum(dim=1).clamp(min=1)
-        value_weight_B = inputs.value_weight_B
-        if value_weight_B is None:
-            value_weight_B = torch.ones_like(inputs.weight_B)
-        return replace(
-            inputs,
-            weight_B=inputs.weight_B / length_B,
-            value_weight_B=value_weight_B / length_B,
-        )
-
     def _ratio(self, inputs: CreditInputs, behaviour_BS: Tensor) -> Tensor:
         """Log-ratio of each action to what the weighting reads; with gradient if proximal."""
         if self.weighting.reads != "proximal":
@@ -283,11 +258,8 @@ class Estimator(Objective):
         else:
             loss_BS = self.weighting.losses(logprobs_BS, log_ratio_BS, scaled_BS, inputs)
         # log pi_epoch - log mu, from what is known of both.
-        old_BS = self._given(inputs, "proximal_logprobs_BS").detach()
-        known_BS = torch.isfinite(inputs.behaviour_logprobs_BS) & inputs.steps_BS
-        known_BS = known_BS & (inputs.supported_BS | inputs.fresh_B[:, None])
-        stale_BS = torch.where(known_BS, old_BS - inputs.behaviour_logprobs_BS, 0.0)
-        return self.weighting.correction(stale_BS) * loss_BS
+        old_BS = self._given(inputs, "proximal_logprobs_BS")
+        return self.weighting.correction(log_ratio_to_behaviour(old_BS, inputs)) * loss_BS
 
     def _token_losses(self, weighting: Clipped, inputs: CreditInputs, scaled_BS: Tensor) -> Tensor:
         """Loss of each step, its tokens' losses added up."""

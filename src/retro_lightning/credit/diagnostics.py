@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 from retro_lightning.credit.terms import CreditInputs, LossTerms
+from retro_lightning.credit.variance import (
+    best_constant_cut,
+    gradient_variance,
+    variance_cut_limit,
+)
 
 
 def explained_variance(values_BS: Tensor, targets_BS: Tensor, steps_BS: Tensor) -> Tensor:
@@ -99,63 +104,6 @@ def gradient_shares(coefficients: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value / safe for name, value in coefficients.items()}
 
 
-def score_norms(logprobs_DC: Tensor, chosen_D: Tensor, mask_DC: Tensor) -> Tensor:
-    """``||onehot(chosen) - p||^2 = 1 - 2 p_chosen + sum p^2`` of each decision.
-
-    The squared length of the derivative of the log-probability of the child taken by the logits.
-
-    Args:
-        logprobs_DC: Log-probabilities of the children.
-        chosen_D: Index of the child taken.
-        mask_DC: True where there is a child.
-
-    Returns:
-        Squared length of each decision's score, in [0, 2].
-    """
-    p_DC = torch.where(mask_DC, logprobs_DC, -torch.inf).exp()
-    taken_D = p_DC.gather(1, chosen_D[:, None]).squeeze(1)
-    return 1.0 - 2.0 * taken_D + p_DC.square().sum(dim=1)
-
-
-def gradient_variance(credits_BS: Tensor, score_norms_BS: Tensor, steps_BS: Tensor) -> Tensor:
-    """Mean squared length of a trajectory's policy gradient by the logits of its own decisions.
-
-    ``sum_s credit_s * grad log pi_s`` has, by the logits, one block of coordinates per decision, so
-    its squared length is exactly ``sum_s credit_s^2 * ||score_s||^2``. Not in it: that logits share
-    parameters. With the advantages and with the returns as credits, the quotient says by how much
-    the baseline cuts the spread; the mean, equal in both, is not subtracted.
-
-    Args:
-        credits_BS: What each action is credited with: advantages, or returns.
-        score_norms_BS: ``score_norms`` added up over the decisions of each action.
-        steps_BS: Mask of steps.
-
-    Returns:
-        Scalar, in units of squared credit. Higher = noisier.
-    """
-    square_BS = torch.where(steps_BS, credits_BS.square() * score_norms_BS, 0.0)
-    return square_BS.sum() / steps_BS.any(dim=1).sum().clamp(min=1)
-
-
-def variance_cut_limit(returns_BS: Tensor, values_BS: Tensor, steps_BS: Tensor) -> Tensor:
-    """How far a baseline as good as ``values`` can cut the spread: ``E G^2 / E (G - V - bias)^2``.
-
-    For returns of 0 and 1 with success rate p and explained variance EV it is
-    ``1 / ((1 - p) * (1 - EV))``: ``E G^2 = p``, and what is left of the variance ``p (1 - p)`` is
-    its unexplained share. It holds where scores are equally long everywhere.
-
-    Args:
-        returns_BS: Return-to-go.
-        values_BS: The value head's estimates.
-        steps_BS: Mask of steps.
-
-    Returns:
-        Scalar, at least 1 where the values are of any use; higher = more to gain.
-    """
-    residual = (returns_BS - values_BS)[steps_BS].var(correction=0)
-    return returns_BS[steps_BS].square().mean() / residual
-
-
 def diagnose(
     inputs: CreditInputs,
     terms: LossTerms,
@@ -200,6 +148,8 @@ def diagnose(
         metrics["gradient_variance_cut"] = bare / ours.clamp(min=1e-12)
         limit = variance_cut_limit(returns_BS, inputs.values_BS.detach(), steps_BS)
         metrics["gradient_variance_cut_limit"] = limit
+        best = best_constant_cut(returns_BS, score_norms_BS, steps_BS)
+        metrics["gradient_variance_cut_by_constant"] = best
     return metrics
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from retro_lightning.credit.baselines import Baseline
 from retro_lightning.credit.objective import Objective
 from retro_lightning.credit.terms import CreditInputs
+from retro_lightning.credit.variance import score_norms
 from retro_lightning.trajectory import Step, Task, Trajectory
 
 Path = tuple[int, int]
@@ -138,6 +139,7 @@ def batch(
         weight_B=torch.ones(count, dtype=torch.float64),
         proximal_logprobs_BS=logprobs_BS.detach(),
         decisions_BS=torch.ones(count, 2, dtype=torch.float64),
+        score_norms_BS=_score_norms(logits.detach(), paths),
     )
 
 
@@ -145,6 +147,16 @@ def terms(logits: Tensor, path: Path) -> tuple[Tensor, Tensor]:
     """Log-probability and reward of both steps of a path."""
     states, actions = torch.tensor([0, 1 + path[0]]), torch.tensor(path)
     return logits.log_softmax(dim=1)[states, actions], REWARDS[states, actions]
+
+
+def _score_norms(logits: Tensor, paths: tuple[Path, ...]) -> Tensor:
+    """Squared length of the score of both steps of some paths."""
+    table = logits.log_softmax(dim=1)
+    mask = torch.ones(len(paths), 2, dtype=torch.bool)
+    first, second = torch.tensor(paths).T
+    norms = [score_norms(table[[0] * len(paths)], first, mask)]
+    norms.append(score_norms(table[1 + first], second, mask))
+    return torch.stack(norms, dim=1)
 
 
 def state_values(logits: Tensor) -> Tensor:

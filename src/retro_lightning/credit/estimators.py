@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -29,6 +31,9 @@ from retro_lightning.credit.losses import (
 )
 from retro_lightning.credit.objective import (
     Objective,
+    ValueTarget,
+    ValueWeighting,
+    bootstrap_values,
     check_cloning,
     check_gamma,
     check_not_negative,
@@ -45,6 +50,8 @@ from retro_lightning.credit.presets import (
     PerDecisionImportanceSampling,
     VTraceActorCritic,
 )
+from retro_lightning.credit.ratios import learnt_steps, log_ratio_to_behaviour
+from retro_lightning.credit.returns import vtrace
 from retro_lightning.credit.scales import advantage_moments, advantage_std
 from retro_lightning.credit.terms import CreditInputs, LossTerms
 from retro_lightning.credit.weightings import check_cap
@@ -94,6 +101,13 @@ class PolicyGradient(Objective):
         gamma: Discount per step, in [0, 1]. Lower = credit reaches less far back.
         normalise_advantages: Divide the advantages of fresh and stale steps by their standard
             deviation over the gradient step. Cloning uses them as they are.
+        value_target: What the value head learns: behaviour = the return-to-go of whoever acted, in
+            the mean over the whole store; current = the present policy's own value (V-trace with
+            caps of 1), from trajectories that are fresh or stale throughout, as they are drawn.
+        value_weighting: How much a step counts for the value head: steps = all alike, so that it
+            learns the mean; score = by the squared length of the action's score, so that it learns
+            ``E n G / E n``, the baseline that leaves the least variance (Greensmith et al. 2004),
+            which lies below the value where the policy is sure. Valid actions only.
     """
 
     name = "policy_gradient"
@@ -110,6 +124,8 @@ class PolicyGradient(Objective):
         value_coef: float = 0.5,
         gamma: float = 1.0,
         normalise_advantages: bool = True,
+        value_target: ValueTarget = "behaviour",
+        value_weighting: ValueWeighting = "steps",
     ) -> None:
         check_positive(self.name, clip=clip)
         check_not_negative(self.name, cloning_coef=cloning_coef, value_coef=value_coef)
@@ -126,6 +142,9 @@ class PolicyGradient(Objective):
         self.value_coef = value_coef
         self.gamma = gamma
         self.normalise_advantages = normalise_advantages
+        self.value_target = value_target
+        self.value_weighting = value_weighting
+        self.needs_scores = value_weighting == "score"
 
     def __call__(
         self,
@@ -147,7 +166,7 @@ class PolicyGradient(Objective):
             [masked_total(losses[k], m, inputs.weight_B, normaliser) for k, m in masks.items()]
         ).sum()
         entropy = masked_total(inputs.entropies_BS, inputs.steps_BS, inputs.weight_B, normaliser)
-        value, value_metrics = value_term(inputs, returns_BS, normaliser)
+        value, value_metrics = self._value_term(inputs, returns_BS, normaliser)
         coefficients = self._coefficients(logprobs_BS.detach(), old_BS, scaled_BS, advantages_BS)
         shares = gradient_shares(
             {k: masked_total(coefficients[k], m, inputs.weight_B, 1.0) for k, m in masks.items()}
@@ -173,6 +192,31 @@ class PolicyGradient(Objective):
         if scale is None:
             scale = advantage_std(advantage_moments(advantages_BS, steps_BS))
         return advantages_BS / scale
+
+    def _value_term(
+        self, inputs: CreditInputs, returns_BS: Tensor, normaliser: Tensor | float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The value head's loss, by ``value_target`` and ``value_weighting``, and its metrics."""
+        targets_BS, learnt_BS, weight_BS = returns_BS, inputs.steps_BS, torch.ones(())
+        if self.value_target == "current":
+            targets_BS, _ = vtrace(
+                inputs.rewards_BS,
+                inputs.values_BS.detach(),
+                log_ratio_to_behaviour(inputs.logprobs_BS, inputs),
+                inputs.steps_BS,
+                self.gamma,
+                bootstrap_value_B=bootstrap_values(inputs),
+            )
+            learnt_BS = learnt_steps(inputs, "leave_out", self.name)
+            inputs = replace(inputs, value_weight_B=None)
+        if self.value_weighting == "score":
+            if inputs.score_norms_BS is None:
+                raise ValueError(
+                    f"{self.name}: value_weighting score needs the scores of valid actions, and "
+                    "this batch has free text: set it to steps"
+                )
+            weight_BS = inputs.score_norms_BS
+        return value_term(inputs, targets_BS, normaliser, learnt_BS, weight_BS)
 
     def _losses(
         self, logprobs_BS: Tensor, old_BS: Tensor, scaled_BS: Tensor, advantages_BS: Tensor

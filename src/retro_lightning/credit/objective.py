@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -18,6 +19,7 @@ from retro_lightning.credit.terms import CreditInputs, LossTerms
 
 LossNormalisation = Literal["step", "episode", "constant", "token"]
 ValueTarget = Literal["behaviour", "current"]
+ValueWeighting = Literal["steps", "score"]
 
 
 class Objective(ABC):
@@ -30,6 +32,7 @@ class Objective(ABC):
         needs_proximal: Whether it reads ``proximal_logprobs_BS``.
         needs_tokens: Whether it reads the log-probabilities of single token choices.
         needs_reference: Whether it reads what the reference policy says.
+        needs_scores: Whether it reads ``score_norms_BS``.
         baselines: Baselines that it goes with; empty = any.
         normalise_advantages: Whether it divides advantages by their standard deviation over the
             gradient step, so that the step can't be taken in parts.
@@ -44,6 +47,7 @@ class Objective(ABC):
     needs_proximal: bool = False
     needs_tokens: bool = False
     needs_reference: bool = False
+    needs_scores: bool = False
     baselines: ClassVar[tuple[type[Baseline], ...]] = ()
     normalise_advantages: bool = False
     loss_normalisation: LossNormalisation = "step"
@@ -113,9 +117,14 @@ def returns_and_advantages(inputs: CreditInputs, gamma: float) -> tuple[Tensor, 
     Returns:
         ``returns_BS`` and ``advantages_BS``, in units of return.
     """
-    after_B = torch.where(inputs.bootstrap_B, inputs.final_values_B, 0.0).detach()
+    after_B = bootstrap_values(inputs)
     returns_BS = returns_to_go(inputs.rewards_BS, inputs.steps_BS, gamma, after_B).detach()
     return returns_BS, excess(returns_BS, inputs)
+
+
+def bootstrap_values(inputs: CreditInputs) -> Tensor:
+    """Value after the last step, detached; 0 where the episode really ended."""
+    return torch.where(inputs.bootstrap_B, inputs.final_values_B, 0.0).detach()
 
 
 def excess(returns_BS: Tensor, inputs: CreditInputs) -> Tensor:
@@ -126,15 +135,32 @@ def excess(returns_BS: Tensor, inputs: CreditInputs) -> Tensor:
     return torch.where(inputs.steps_BS, excess_BS, 0.0)
 
 
+def episodes_alike(inputs: CreditInputs) -> CreditInputs:
+    """With weights, of both losses, by which every episode counts alike, however long it is."""
+    length_B = inputs.steps_BS.sum(dim=1).clamp(min=1)
+    value_weight_B = inputs.value_weight_B
+    if value_weight_B is None:
+        value_weight_B = torch.ones_like(inputs.weight_B)
+    return replace(
+        inputs, weight_B=inputs.weight_B / length_B, value_weight_B=value_weight_B / length_B
+    )
+
+
 def value_term(
-    inputs: CreditInputs, returns_BS: Tensor, normaliser: Tensor | float
+    inputs: CreditInputs,
+    targets_BS: Tensor,
+    normaliser: Tensor | float,
+    learnt_BS: Tensor | None = None,
+    weight_BS: Tensor | float = 1.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Value loss over all steps, and how well the value head predicts the return-to-go.
+    """Value loss, and how well the value head predicts what it learns.
 
     Args:
         inputs: The batch.
-        returns_BS: Return-to-go, detached.
+        targets_BS: What the value head learns, detached.
         normaliser: Number of steps in the whole gradient step.
+        learnt_BS: Steps that it learns from; None = all.
+        weight_BS: How much each counts.
 
     Returns:
         Scalar loss with gradient, and metrics.
@@ -142,12 +168,15 @@ def value_term(
     weight_B = inputs.value_weight_B
     if weight_B is None:
         weight_B = torch.ones_like(inputs.weight_B)
-    loss_BS = value_loss(inputs.values_BS, returns_BS)
-    total = masked_total(loss_BS, inputs.steps_BS, weight_B, normaliser)
+    if learnt_BS is None:
+        learnt_BS = inputs.steps_BS
+    loss_BS = weight_BS * value_loss(inputs.values_BS, targets_BS)
+    total = masked_total(loss_BS, learnt_BS, weight_B, normaliser)
     metrics = {"loss_value": total.detach()}
-    explained = explained_variance(inputs.values_BS.detach(), returns_BS, inputs.steps_BS)
-    if bool(torch.isfinite(explained)):
-        metrics["explained_variance"] = explained
+    if bool(learnt_BS.any()):
+        explained = explained_variance(inputs.values_BS.detach(), targets_BS, learnt_BS)
+        if bool(torch.isfinite(explained)):
+            metrics["explained_variance"] = explained
     return total, metrics
 
 

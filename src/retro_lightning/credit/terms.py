@@ -37,6 +37,8 @@ class CreditInputs:
         reference_kl_BS: KL(policy || reference) of each step, in nats, exact over the children of
             the visited decisions, with gradient.
         decisions_BS: Token choices that made each action; a forced token is none.
+        score_norms_BS: Squared length of each action's score by the logits of its decisions,
+            without gradient (``credit.variance``); None = not asked for, or there is free text.
         token_row_D: Trajectory of each token choice; letters as in ``retro_lightning.trajectory``.
         token_step_D: Its step.
         token_logprobs_D: Its log-probability under the policy being trained, with gradient.
@@ -62,6 +64,7 @@ class CreditInputs:
     reference_logprobs_BS: Tensor | None = None
     reference_kl_BS: Tensor | None = None
     decisions_BS: Tensor | None = None
+    score_norms_BS: Tensor | None = None
     token_row_D: Tensor | None = None
     token_step_D: Tensor | None = None
     token_logprobs_D: Tensor | None = None

@@ -1,11 +1,15 @@
 """Behaviour half: an agent that is asked for a return, and trajectories that say what they got.
 
 The goal is the last line of every observation, so that it is text in the prompt like all else and
-needs nothing of the transcript: ``Goal return: 0.70``, less the rewards already received.
+needs nothing of the transcript: ``Goal return: 70 %``, less the rewards already received. It is
+rounded to a level, so that each level is one word that is seen often. A number with decimals is
+three tokens that a small model has to read together, and slowly learns to.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,19 +21,25 @@ from retro_lightning.environments.base import EnvironmentFactory
 from retro_lightning.environments.spaces import UnicodeText
 from retro_lightning.trajectory import Step, Trajectory
 
-_LINE = re.compile(r"\nGoal return: -?\d+\.\d\d$")
+_LINE = re.compile(r"\nGoal return: -?\d+ %$")
+RESOLUTION = 0.1
+"""Distance of neighbouring levels, unless another is given."""
 
 
-def with_goal(observation: str, goal: float) -> str:
+def with_goal(observation: str, goal: float, resolution: float = RESOLUTION) -> str:
     """The observation with what is still to be got as its last line, in place of an older one.
 
-    Two decimals: what is asked for later is then worded as what was seen in training.
+    Args:
+        observation: Text, perhaps with a goal already.
+        goal: In the environment's units.
+        resolution: Distance of neighbouring levels; the goal is told as the nearest, halves up.
     """
-    rounded = round(goal, 2) + 0.0  # no minus before a zero
-    return f"{_LINE.sub('', observation)}\nGoal return: {rounded:.2f}"
+    # Six decimals first: sums of rewards that differ in rounding alone are the same level.
+    level = math.floor(round(goal / resolution, 6) + 0.5)
+    return f"{_LINE.sub('', observation)}\nGoal return: {round(100 * level * resolution)} %"
 
 
-def relabelled(trajectory: Trajectory) -> Trajectory:
+def relabelled(trajectory: Trajectory, resolution: float = RESOLUTION) -> Trajectory:
     """A trajectory that was asked, at every step, for exactly what it received from there on.
 
     The recorded tokens are dropped, for they do not hold the goal. The behaviour's probabilities
@@ -38,13 +48,13 @@ def relabelled(trajectory: Trajectory) -> Trajectory:
     goal = trajectory.total_return
     steps: list[Step] = []
     for step in trajectory.steps:
-        seen = with_goal(step.observation, goal)
+        seen = with_goal(step.observation, goal, resolution)
         steps.append(replace(step, observation=seen, generation=None))
         goal -= step.reward
     return replace(
         trajectory,
         steps=tuple(steps),
-        final_observation=with_goal(trajectory.final_observation, goal),
+        final_observation=with_goal(trajectory.final_observation, goal, resolution),
     )
 
 
@@ -59,17 +69,26 @@ class GoalReturn(gymnasium.Env[str, str]):
             taken off it.
         step_cost: Taken off the reward of every step, so that a task that is only solved or not has
             graded returns: what is asked for is then how fast. 0 = rewards as they are.
+        resolution: Distance of the levels that goals are rounded to, in the environment's units, at
+            least 0.01. Higher = fewer levels, each seen more often; lower = finer wishes.
     """
 
+    TEXT_VERSION = 2
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own declaration)
 
     def __init__(
-        self, environment: EnvironmentFactory, goal: float = 1.0, step_cost: float = 0.0
+        self,
+        environment: EnvironmentFactory,
+        goal: float = 1.0,
+        step_cost: float = 0.0,
+        resolution: float = RESOLUTION,
     ) -> None:
-        for name, value in (("goal", goal), ("step_cost", step_cost)):
-            if not value - value == 0.0:
+        for name, value in (("goal", goal), ("step_cost", step_cost), ("resolution", resolution)):
+            if not math.isfinite(value):
                 raise ValueError(f"GoalReturn: {name} is {value}; give a finite number")
-        self.goal, self.step_cost = goal, step_cost
+        if resolution < 0.01:
+            raise ValueError(f"GoalReturn: resolution is {resolution}; give at least 0.01")
+        self.goal, self.step_cost, self.resolution = goal, step_cost, resolution
         self._env = environment()
         self._left = goal
         self.action_space = self._env.action_space
@@ -81,14 +100,21 @@ class GoalReturn(gymnasium.Env[str, str]):
         """Begin an episode of the environment within."""
         observation, info = self._env.reset(seed=seed, options=options)
         self._left = self.goal
-        return with_goal(observation, self._left), _named(observation, info)
+        return self._told(observation), _named(observation, info)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Act, and take what was received off the goal."""
         observation, reward, terminated, truncated, info = self._env.step(action)
         paid = float(reward) - self.step_cost
         self._left -= paid
-        return with_goal(observation, self._left), paid, terminated, truncated, info
+        return self._told(observation), paid, terminated, truncated, info
+
+    def relabelled(self, trajectory: Trajectory) -> Trajectory:
+        """One of its trajectories, as if asked for what it got; see ``relabelled``."""
+        return relabelled(trajectory, self.resolution)
+
+    def _told(self, observation: str) -> str:
+        return with_goal(observation, self._left, self.resolution)
 
     def expert_action(self) -> str:
         """What the expert of the environment within would do.
@@ -106,6 +132,35 @@ class GoalReturn(gymnasium.Env[str, str]):
     def close(self) -> None:
         """Close the environment within."""
         self._env.close()
+
+
+def asking(make: EnvironmentFactory, goal: float, family: str) -> EnvironmentFactory:
+    """Makes a family's environments with another goal.
+
+    Raises:
+        ValueError: When one is made, if it asks for no return.
+    """
+    return functools.partial(_asking, make, goal, family)
+
+
+def _asking(make: EnvironmentFactory, goal: float, family: str) -> GoalReturn:
+    environment = asks_returns(make(), family)
+    environment.goal = goal
+    return environment
+
+
+def asks_returns(environment: gymnasium.Env[str, str], family: str) -> GoalReturn:
+    """The environment, which must ask for returns.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if not isinstance(environment, GoalReturn):
+        raise ValueError(
+            f"family {family!r} asks for no return: wrap its environment in "
+            "retro_lightning.environments.goal_return.GoalReturn"
+        )
+    return environment
 
 
 def _named(observation: str, info: Mapping[str, Any]) -> dict[str, Any]:

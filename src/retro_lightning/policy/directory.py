@@ -91,7 +91,7 @@ def _write(path: Path, parts: Parts, tokenizer_fingerprint: str) -> None:
     about = {
         "format": _FORMAT,
         "version": parts.version,
-        "value_head": asdict(ValueHeadSettings(head.width, head.detach)),
+        "value_head": asdict(head.settings),
         "tokenizer": tokenizer_fingerprint,
         "loading": asdict(loading_of(lm)),
         "distribution": {"kind": parts.distribution.kind, **parts.distribution.settings()},

@@ -16,7 +16,8 @@ from retro_lightning.policy.trie import IntArray, TokenTrie
 from retro_lightning.rollout.batched import reset_all, step_all
 from retro_lightning.rollout.episode import EpisodeRecorder
 from retro_lightning.rollout.seeds import generator
-from retro_lightning.rollout.session import Choice, Session
+from retro_lightning.rollout.session import Session
+from retro_lightning.rollout.turn import Choice
 from retro_lightning.trajectory import Task, Trajectory
 
 

@@ -9,7 +9,6 @@ cost one more pass each over the rows that are undecided.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,34 +19,14 @@ from retro_lightning.policy.decisions import node_log_probs, tree_log_probs
 from retro_lightning.policy.policy import Policy
 from retro_lightning.policy.text import TextSampling
 from retro_lightning.policy.transcript import Transcript
-from retro_lightning.policy.trie import FloatArray, IntArray, TokenTrie
+from retro_lightning.policy.trie import IntArray, TokenTrie
 from retro_lightning.policy.window import Window
-from retro_lightning.rollout.writing import Text, sample, write
-from retro_lightning.trajectory import Generation, Task
+from retro_lightning.rollout.turn import Choice, Turn, Walk
+from retro_lightning.rollout.writing import write
+from retro_lightning.trajectory import Task
 
 _SMALL_TREE = 8
 """Tree tokens per row up to which looking ahead was measured to be no slower than descending."""
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The action a policy chose in one row.
-
-    Attributes:
-        number: Its index among the valid actions (the first of equal ones); -1 for free text.
-        text: The action, where it is free text.
-        thought: The thought before it, if the policy thinks.
-        log_prob: Log-probability of thought and action under the policy, whether sampled or greedy.
-        log_probs: That of every valid action, if the session records distributions.
-        generation: Its exact tokens, with the value of the state before it.
-    """
-
-    number: int
-    text: str
-    thought: str | None
-    log_prob: float
-    log_probs: tuple[float, ...] | None
-    generation: Generation
 
 
 class Session:
@@ -77,6 +56,7 @@ class Session:
         self._record = record_distribution
         self._pending: list[tuple[int, ...]] = [()] * rows
         self._windows: list[Window | None] = [None] * rows
+        self._turns = [0] * rows
 
     @torch.no_grad()
     def start(self, row: int, task: Task) -> None:
@@ -84,7 +64,7 @@ class Session:
         with self._policy.evaluating():
             prompts_BH = self._policy.prompts([task])
             self._decoder.start(row, None if prompts_BH is None else prompts_BH[0])
-        self._pending[row] = ()
+        self._pending[row], self._turns[row] = (), 0
         self._windows[row] = self.transcript.window()
 
     def stop(self, row: int) -> None:
@@ -139,7 +119,7 @@ class Session:
             LogitsNotFinite: If the logits of a row are not finite; ``row`` is that of the session.
         """
         turns = [
-            _Turn(row, context, trie, rng)
+            Turn(row, context, trie, rng)
             for row, context, trie, rng in zip(rows, contexts, tries, rngs, strict=True)
         ]
         with self._policy.evaluating():
@@ -152,6 +132,7 @@ class Session:
         choices = [turn.choice() for turn in turns]
         for turn, choice in zip(turns, choices, strict=True):
             self._pending[turn.row] = turn.pending
+            self._turns[turn.row] += 1
             window = self._windows[turn.row]
             if window is not None:
                 wrote = np.array(choice.generation.action_ids, dtype=np.int32)
@@ -166,7 +147,7 @@ class Session:
         self._decoder.forget(row)
         return window.before()
 
-    def _think(self, turns: Sequence[_Turn]) -> None:
+    def _think(self, turns: Sequence[Turn]) -> None:
         """Write a thought in every row; it and the marker after it are before the action."""
         hidden_RWH = self._feed(turns, None)
         texts = write(
@@ -184,7 +165,7 @@ class Session:
             turn.before = (*text.tokens, *marker.tolist())
             turn.unfed = np.array([text.tokens[-1], *marker.tolist()], dtype=np.int32)
 
-    def _write(self, turns: Sequence[_Turn]) -> None:
+    def _write(self, turns: Sequence[Turn]) -> None:
         """Write an action of free text in every row."""
         if not turns:
             return
@@ -201,17 +182,18 @@ class Session:
             turn.action = text
             turn.pending = (text.tokens[-1],)
 
-    def _feed(self, turns: Sequence[_Turn], tries: Sequence[TokenTrie] | None) -> Tensor:
+    def _feed(self, turns: Sequence[Turn], tries: Sequence[TokenTrie] | None) -> Tensor:
         """Feed what the cache has not seen; values are of the state before anything is written."""
         rows, chunks = [turn.row for turn in turns], [turn.unfed for turn in turns]
         hidden_RWH = self._decoder.feed(rows, chunks, tries)
         if turns[0].value is None:
-            values = self._policy.value_head(hidden_RWH[:, 0]).tolist()
+            number_R = torch.tensor([self._turns[row] for row in rows], device=hidden_RWH.device)
+            values = self._policy.value_head(hidden_RWH[:, 0], number_R).tolist()
             for turn, value in zip(turns, values, strict=True):
                 turn.value = value
         return hidden_RWH
 
-    def _choose(self, turns: Sequence[_Turn]) -> None:
+    def _choose(self, turns: Sequence[Turn]) -> None:
         """Choose a valid action in every row."""
         if not turns:
             return
@@ -220,7 +202,7 @@ class Session:
         small = max(len(trie.tree_tokens) for trie in tries) <= _SMALL_TREE
         ahead = whole or self._record or small
         hidden_RWH = self._feed(turns, tries if ahead else None)
-        walks = [_Walk(trie, turn.rng) for trie, turn in zip(tries, turns, strict=True)]
+        walks = [Walk(trie, turn.rng) for trie, turn in zip(tries, turns, strict=True)]
         try:
             self._walk(turns, walks, hidden_RWH, ahead=ahead)
         except LogitsNotFinite as error:
@@ -230,7 +212,7 @@ class Session:
             turn.pending = tuple(walk.tokens[walk.fed :])
 
     def _walk(
-        self, turns: Sequence[_Turn], walks: Sequence[_Walk], hidden_RWH: Tensor, *, ahead: bool
+        self, turns: Sequence[Turn], walks: Sequence[Walk], hidden_RWH: Tensor, *, ahead: bool
     ) -> None:
         """Walk to a leaf in every row."""
         tries = [walk.trie for walk in walks]
@@ -250,7 +232,7 @@ class Session:
         else:
             self._descend([turn.row for turn in turns], walks, hidden_RWH[:, 0])
 
-    def _descend(self, rows: Sequence[int], walks: Sequence[_Walk], hidden_RH: Tensor) -> None:
+    def _descend(self, rows: Sequence[int], walks: Sequence[Walk], hidden_RH: Tensor) -> None:
         """Walk down all tries, feeding tokens only where there is a further decision to make."""
         undecided = [i for i, walk in enumerate(walks) if walk.decision >= 0]
         hidden_RH = hidden_RH.clone()
@@ -270,90 +252,3 @@ class Session:
             for i, table in zip(undecided, tables, strict=True):
                 walks[i].take(table)
             undecided = [i for i in undecided if walks[i].decision >= 0]
-
-
-class _Turn:
-    """One row's turn: what was fed, and what has been written so far."""
-
-    unfed: IntArray
-
-    def __init__(
-        self,
-        row: int,
-        context: IntArray,
-        trie: TokenTrie | None,
-        rng: np.random.Generator | None,
-    ) -> None:
-        self.row, self.context, self.trie, self.rng = row, context, trie, rng
-        self.value: float | None = None
-        self.thought: Text | None = None
-        self.before: tuple[int, ...] = ()
-        self.walk: _Walk | None = None
-        self.action: Text | None = None
-        self.log_probs: tuple[float, ...] | None = None
-        self.pending: tuple[int, ...] = ()
-
-    def choice(self) -> Choice:
-        """What was chosen, with its record."""
-        tokens, log_prob = (
-            (self.action.tokens, self.action.log_prob)
-            if self.action is not None
-            else (self._walked.tokens, self._walked.log_prob)
-        )
-        texts = [text for text in (self.thought, self.action) if text is not None]
-        kept = tuple(ids for text in texts for ids in text.kept)
-        sampling = texts[0].sampling if texts else TextSampling()
-        return Choice(
-            number=-1 if self.walk is None else self.walk.leaf,
-            text="" if self.action is None else self.action.text,
-            thought=None if self.thought is None else self.thought.text,
-            log_prob=log_prob + (0.0 if self.thought is None else self.thought.log_prob),
-            log_probs=self.log_probs,
-            generation=Generation(
-                context_ids=tuple(self.context.tolist()),
-                action_ids=(*self.before, *tokens),
-                value=self.value,
-                thought_length=len(self.before),
-                thought_log_prob=None if self.thought is None else self.thought.log_prob,
-                temperature=sampling.temperature,
-                kept_ids=kept if any(kept) else None,
-            ),
-        )
-
-    @property
-    def _walked(self) -> _Walk:
-        assert self.walk is not None
-        return self.walk
-
-
-class _Walk:
-    """One row's way down the trie of its valid actions."""
-
-    def __init__(self, trie: TokenTrie, rng: np.random.Generator | None) -> None:
-        self.trie, self._rng = trie, rng
-        self.tokens: list[int] = list(trie.root)
-        self.decision, self.leaf = trie.root_decision, trie.root_leaf
-        self.log_prob = 0.0
-        self.fed = 0
-
-    def unfed(self) -> list[int]:
-        """Tokens that the cache has not seen; from now on it has."""
-        tokens, self.fed = self.tokens[self.fed :], len(self.tokens)
-        return tokens
-
-    def take(self, log_probs_C: FloatArray) -> None:
-        """Make the present decision and follow the forced tokens after it."""
-        rng = self._rng
-        child = int(np.argmax(log_probs_C)) if rng is None else sample(log_probs_C, rng)
-        self.log_prob += float(log_probs_C[child])
-        self.tokens += self.trie.forced[self.decision][child]
-        self.leaf = self.trie.leaf[self.decision][child]
-        self.decision = self.trie.next_decision[self.decision][child]
-
-    def jump(self, log_probs_A: FloatArray) -> None:
-        """Choose a whole action."""
-        rng = self._rng
-        self.leaf = int(np.argmax(log_probs_A)) if rng is None else sample(log_probs_A, rng)
-        self.log_prob = float(log_probs_A[self.leaf])
-        self.tokens = self.trie.paths[self.leaf].ids.tolist()
-        self.decision = -1

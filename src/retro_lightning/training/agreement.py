@@ -70,6 +70,27 @@ def check_agreement(policy: Policy, trajectories: Sequence[Trajectory]) -> float
     return max(float(difference_BS.max()), _check_distributions(policy, checked))
 
 
+def check_precision(precision: str | None) -> None:
+    """Refuse a precision in which training computes otherwise than rollouts do.
+
+    Autocast (``bf16-mixed``, ``16-mixed``) surrounds Lightning's training step alone: ratios of
+    trained to recorded probabilities would be off by rounding at every step, and no tolerance could
+    tell that from a bug.
+
+    Args:
+        precision: ``trainer.precision``; None = full.
+
+    Raises:
+        ValueError: If it is a mixed one.
+    """
+    if precision is not None and precision.endswith("-mixed"):
+        raise ValueError(
+            f"trainer.precision is {precision}, in which training computes otherwise than rollouts "
+            "do: leave it out and set model.language_model.init_args.dtype: bfloat16 (of "
+            "PretrainedLM), which is the same for both"
+        )
+
+
 def tolerance(policy: Policy) -> float:
     """Largest difference of log-probabilities that the policy's precision explains."""
     precise = next(policy.lm.parameters()).dtype in (torch.float32, torch.float64)

@@ -116,7 +116,7 @@ def stored_batch(
     said = evaluate(policy, [batch])
     fresh_N = np.zeros(max(rows) + 1, dtype=np.bool_)
     fresh_N[list(rows)] = fresh
-    joined = credit_inputs([batch], said, NoBaseline(), fresh_N, proximal=said)
+    joined = credit_inputs([batch], said, NoBaseline(), fresh_N, proximal=said, scores=True)
     inputs = replace(
         joined,
         logprobs_BS=joined.logprobs_BS.clone().requires_grad_(),

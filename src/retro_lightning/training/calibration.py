@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retro_lightning.environments.base import EnvironmentFactory
-from retro_lightning.environments.goal_return import GoalReturn
+from retro_lightning.environments.goal_return import asking
 from retro_lightning.policy.policy import Policy
 from retro_lightning.rollout.collector import Job, collect
 from retro_lightning.trajectory import Task
@@ -71,18 +70,21 @@ def calibrate(
 
     Args:
         policy: The policy.
-        environments: Makes each family's environment; one that asks already is asked anew.
+        environments: Makes each family's environment, a ``GoalReturn``.
         tasks: Tasks of each family, the same for all of its levels.
         levels: Levels of each family; see ``asked_levels``.
         episodes: Episodes of each level.
         seed: Seed of action sampling.
+
+    Raises:
+        ValueError: If a family asks for no return.
     """
     results = []
     for family, asked in levels.items():
         turns = [tasks[family][i % len(tasks[family])] for i in range(episodes)]
         jobs = [Job(task, i // len(tasks[family])) for i, task in enumerate(turns)]
         for goal, beyond in asked:
-            make = functools.partial(GoalReturn, environments[family], goal)
+            make = asking(environments[family], goal, family)
             tried = collect(
                 policy, {family: make}, jobs, run="bench", seed=seed, arm=f"asked {goal}"
             )

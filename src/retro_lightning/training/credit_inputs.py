@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from retro_lightning.credit.baselines import Baseline
-from retro_lightning.credit.diagnostics import score_norms
 from retro_lightning.credit.estimators import CreditInputs
 from retro_lightning.credit.losses import exact_kl
 from retro_lightning.credit.scales import ReturnScale
+from retro_lightning.credit.variance import score_norms
 from retro_lightning.policy.batch import Batch, stack_steps
-from retro_lightning.policy.policy import Evaluation
+from retro_lightning.policy.evaluation import Evaluation
 
 Evaluations = Sequence[Evaluation]
 
@@ -30,6 +30,7 @@ def credit_inputs(
     proximal: Evaluations | None = None,
     reference: Evaluations | None = None,
     tokens: bool = False,
+    scores: bool = False,
 ) -> CreditInputs:
     """Join the parts of a gradient step, so that credit sees the whole step at once.
 
@@ -42,6 +43,7 @@ def credit_inputs(
         proximal: What the policy at the epoch's start says of each part; None = nobody asks.
         reference: What the reference policy says of each part; None = nobody asks.
         tokens: Give the log-probabilities of single token choices too.
+        scores: Give the squared lengths of the actions' scores too.
     """
 
     def steps(name: str) -> Tensor:
@@ -71,6 +73,7 @@ def credit_inputs(
         value_weight_B=rows("value_weight_B"),
         scale_B=None if return_scale is None else return_scale(rows_B),
         decisions_BS=_choices(parts),
+        score_norms_BS=score_norms_BS(parts, evaluations) if scores else None,
         proximal_logprobs_BS=_logprobs(proximal),
         reference_logprobs_BS=_logprobs(reference),
         reference_kl_BS=_reference_kl(parts, evaluations, reference),

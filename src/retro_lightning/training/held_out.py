@@ -101,6 +101,18 @@ def score(policy: Policy, parts: Sequence[Batch], tasks: Sequence[int]) -> list[
     return result
 
 
+def stored_logprobs(policy: Policy, parts: Sequence[Batch]) -> list[tuple[int, list[float]]]:
+    """Of each trajectory its row in the store and the log-probability of each step's action."""
+    result = []
+    for part in parts:
+        logprobs_BS = policy.evaluate(part).logprobs_BS
+        for row, logprobs_S, steps_S in zip(
+            part.rows_B.tolist(), logprobs_BS, part.steps_BS, strict=True
+        ):
+            result.append((row, logprobs_S[steps_S].tolist()))
+    return result
+
+
 def gathered(trainer: L.Trainer, scored: Sequence[Scored]) -> list[Scored]:
     """What all processes have scored."""
     if trainer.world_size == 1:

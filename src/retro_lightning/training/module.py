@@ -9,14 +9,13 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRSchedulerConfig
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from retro_lightning.credit.baselines import Baseline, NoBaseline
-from retro_lightning.credit.estimators import CreditInputs, Objective, check_pair
-from retro_lightning.credit.scales import ReturnScale, advantage_moments, advantage_std
+from retro_lightning.credit.estimators import check_pair
+from retro_lightning.credit.scales import ReturnScale
 from retro_lightning.curriculum.feedback import Feedback
-from retro_lightning.evaluation import EvaluationCounts
 from retro_lightning.policy.actions import ActionDistribution
 from retro_lightning.policy.batch import Batch
 from retro_lightning.policy.conditioning import TaskConditioning
@@ -25,17 +24,14 @@ from retro_lightning.policy.policy import Policy
 from retro_lightning.policy.text import TextSampling
 from retro_lightning.policy.value_head import ValueHeadSettings
 from retro_lightning.policy.written import Trained
-from retro_lightning.training.accumulation import Accumulation, check_accumulation
-from retro_lightning.training.credit_inputs import credit_inputs
-from retro_lightning.training.feedback import td_feedback
-from retro_lightning.training.held_out import Scored, gathered, held_out_metrics, score
-from retro_lightning.training.invariants import StepGuard
-from retro_lightning.training.optimizers import learning_rate_share
-from retro_lightning.training.other_policies import Proximal, Reference
+from retro_lightning.training.accumulation import check_accumulation
+from retro_lightning.training.agreement import check_precision
+from retro_lightning.training.credit_step import CreditStep
+from retro_lightning.training.held_out import stored_logprobs
+from retro_lightning.training.judging import Judgement
+from retro_lightning.training.optimizers import scheduled
 from retro_lightning.training.phases import Phase, check_phases
-from retro_lightning.training.reporting import StepReport
-from retro_lightning.training.trials import count_over_processes, try_tasks
-from retro_lightning.trajectory import Task, Trajectory
+from retro_lightning.trajectory import Task
 
 if TYPE_CHECKING:
     from retro_lightning.training.datamodule import ReplayDataModule
@@ -117,12 +113,9 @@ class PolicyGradientModule(L.LightningModule):
         self.initial_policy = initial_policy
         self.seed = seed
         self.policy: Policy | None = None
-        self.evaluated: list[Trajectory] = []
-        self.scored: list[Scored] = []
-        self.counts: EvaluationCounts | None = None
+        self.judgement = Judgement()
         self._phase = 0
-        self._proximal, self._reference = Proximal(), Reference(reference_policy)
-        self._guard, self._report, self._accumulation = StepGuard(), StepReport(), Accumulation()
+        self._step = CreditStep(baseline, return_scale, reference_policy)
 
     # ------------------------------------------------------------------ building
     def configure_model(self) -> None:
@@ -152,14 +145,8 @@ class PolicyGradientModule(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimiser over all trainable parameters, with warm-up and linear decay."""
         parameters = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
-        optimizer = self.optimizer(parameters)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_share)
-        schedule: LRSchedulerConfigType = {"scheduler": scheduler, "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
-
-    def _learning_rate_share(self, step: int) -> float:
-        return learning_rate_share(
-            step,
+        return scheduled(
+            self.optimizer(parameters),
             total=float(self._data.planned_steps),
             warmup=self.warmup_steps,
             decay_from=self.decay_from,
@@ -178,6 +165,11 @@ class PolicyGradientModule(L.LightningModule):
         """The phase in force."""
         return self.phases[self._phase]
 
+    @property
+    def phase_number(self) -> int:
+        """Which of ``phases`` it is, from 0."""
+        return self._phase
+
     def needs_fresh_rollouts(self) -> bool:
         """Whether the phase that the next optimiser step belongs to learns from fresh rollouts."""
         self.advance_phase()
@@ -191,30 +183,21 @@ class PolicyGradientModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Begin with an empty run store, or with that of the checkpoint."""
+        check_precision(self.trainer.precision)
         check_accumulation(self.phases, self.baseline, self.trainer.accumulate_grad_batches)
         self._data.begin_fit()
 
     def on_train_start(self) -> None:
         """Renew statistics; a fit resumed in mid-epoch has no start of the epoch."""
-        self._renew()
+        self._step.renew(self._data)
 
     def on_train_epoch_start(self) -> None:
         """Renew statistics, remember the policy and log what the curriculum lets in."""
-        self._renew()
+        self._step.renew(self._data)
         if any(phase.objective.needs_proximal for phase in self.phases):
-            self._proximal.take(self.require_policy())
+            self._step.remember(self.require_policy())
         curriculum = self._data.describe_curriculum()
         self.log_dict({f"curriculum/{name}": value for name, value in curriculum.items()})
-
-    def _renew(self) -> None:
-        """Compute anew what follows from the whole store: baseline, scale, groups, fresh rows."""
-        memory = self._data.memory
-        self.baseline.attach(lambda rows: [trajectory for trajectory, _ in memory.load(rows)])
-        self.baseline.update(self._data.index)
-        if self.return_scale is not None:
-            self.return_scale.update(self._data.index)
-        self._report.update(self._data.index)
-        self._fresh_N = self._data.fresh
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed this step's noise from (run seed, step), so that a resumed run repeats it."""
@@ -232,39 +215,7 @@ class PolicyGradientModule(L.LightningModule):
             Scalar loss, normalised by the steps (turns) of the whole batch over all processes;
             where gradients are accumulated over several batches, they are normalised at the end.
         """
-        policy, objective = self.require_policy(), self.phase.objective
-        others: dict[str, Any] = {}
-        if objective.needs_proximal:  # before the graph is built, whose parameters it borrows
-            others["proximal"] = self._proximal.evaluate(policy, batch)
-        if objective.needs_reference:
-            others["reference"] = self._reference.evaluate(policy, batch)
-        evaluations = [policy.evaluate(part) for part in batch]
-        inputs = credit_inputs(
-            batch,
-            evaluations,
-            self.baseline,
-            self._fresh_N,
-            return_scale=self.return_scale,
-            tokens=objective.needs_tokens,
-            **others,
-        )
-        terms = objective(
-            inputs,
-            normaliser=self._accumulation.normaliser(self, objective, inputs),
-            advantage_scale=self._advantage_scale(objective, inputs),
-        )
-        self._guard.begin(batch, terms, inputs)
-        self._report(self, self._data, batch, evaluations, inputs, terms, self._phase)
-        if self._data.prioritisation.needs_td_errors:
-            self._data.observe(td_feedback(batch, inputs, objective.gamma))
-        return terms.loss
-
-    def _advantage_scale(self, objective: Objective, inputs: CreditInputs) -> Tensor | None:
-        """Standard deviation of the advantages of the whole gradient step, over all processes."""
-        if not objective.normalise_advantages:
-            return None
-        moments = advantage_moments(objective.advantages(inputs), inputs.steps_BS)
-        return advantage_std(self.over_processes(moments, "sum"))
+        return self._step.loss(self, self._data, batch)
 
     def configure_gradient_clipping(
         self,
@@ -273,17 +224,12 @@ class PolicyGradientModule(L.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Normalise accumulated gradients, clip, and check what the optimiser is about to use."""
-        self._accumulation.finish(self)
+        self._step.normalise(self)
         self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         by_norm = gradient_clip_algorithm in (None, "norm")
-        good = self._guard.finish(
-            list(self.parameters()),
-            step=self.global_step,
-            run_dir=self._data.run_dir,
-            norm_limit=gradient_clip_val or None if by_norm else None,
+        self._step.finish(
+            self, self._data, optimizer, gradient_clip_val or None if by_norm else None
         )
-        if not good:
-            optimizer.zero_grad()  # without a gradient, no parameter moves
 
     def over_processes(self, values: Tensor, operation: str) -> Tensor:
         """``sum`` or ``mean`` over processes; DDP averages gradients, so normalisers are means."""
@@ -305,61 +251,34 @@ class PolicyGradientModule(L.LightningModule):
     # ------------------------------------------------------------------ evaluation
     def validation_step(self, batch: list[Task] | list[Batch], batch_idx: int) -> None:
         """Try one family's validation tasks, or judge by held-out trajectories."""
-        self._evaluate(batch, "val")
+        self._judge(batch, "val")
 
     def test_step(self, batch: list[Task] | list[Batch], batch_idx: int) -> None:
         """Try one family's test tasks, or judge by held-out trajectories."""
-        self._evaluate(batch, "test")
+        self._judge(batch, "test")
 
-    def _evaluate(self, batch: list[Task] | list[Batch], stage: str) -> None:
-        parts = [item for item in batch if isinstance(item, Batch)]
-        if parts:
-            self.scored += score(self.require_policy(), parts, self._data.index.task_id.tolist())
-            return
-        tasks = [item for item in batch if isinstance(item, Task)]
-        if self.trainer.state.fn == TrainerFn.FITTING:
+    def _judge(self, batch: list[Task] | list[Batch], stage: str) -> None:
+        if self._data.environments and self.trainer.state.fn == TrainerFn.FITTING:
             self.require_policy().version = self.global_step
-        self.evaluated.extend(try_tasks(self, tasks, stage))
+        self.judgement.take(self, self._data, batch, stage)
 
     def on_validation_epoch_start(self) -> None:
         """Begin with no trajectories."""
-        self.evaluated.clear()
-        self.scored.clear()
+        self.judgement.begin()
 
     def on_test_epoch_start(self) -> None:
         """Begin with no trajectories."""
-        self.evaluated.clear()
-        self.scored.clear()
+        self.judgement.begin()
 
     def on_validation_epoch_end(self) -> None:
         """Log validation success and tell the curricula."""
-        success = self._log_counts("val")
+        success = self.judgement.finish(self, self._data, "val")
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
             self._data.observe(Feedback(validation_success=success))
 
     def on_test_epoch_end(self) -> None:
         """Log test success."""
-        self._log_counts("test")
-
-    def _log_counts(self, stage: str) -> float | None:
-        """Log success and return per family and their means over families; counts are summed.
-
-        Returns:
-            The mean success rate; None where there was no environment to try anything in.
-        """
-        if not self._data.environments:
-            metrics = held_out_metrics(gathered(self.trainer, self.scored))
-            self.log_dict({f"{stage}/{name}": value for name, value in metrics.items()})
-            return None
-        counts = count_over_processes(self.trainer, self.evaluated)
-        self.counts = counts
-        for family, count in counts.families.items():
-            self.log(f"{stage}/success_rate/{family}", count.success_rate)
-            self.log(f"{stage}/return/{family}", count.mean_return)
-        self.log(f"{stage}/success_rate", counts.success_rate)
-        self.log(f"{stage}/return", counts.mean_return)
-        self.log(f"{stage}/faults", float(counts.faults))
-        return counts.success_rate
+        self.judgement.finish(self, self._data, "test")
 
     # ------------------------------------------------------------------ prediction
     def predict_step(self, batch: list[Batch], batch_idx: int) -> list[tuple[int, list[float]]]:
@@ -368,23 +287,16 @@ class PolicyGradientModule(L.LightningModule):
         Returns:
             Of each trajectory its row in the store and the log-probability of each step's action.
         """
-        result = []
-        for part in batch:
-            logprobs_BS = self.require_policy().evaluate(part).logprobs_BS
-            for row, logprobs_S, steps_S in zip(
-                part.rows_B.tolist(), logprobs_BS, part.steps_BS, strict=True
-            ):
-                result.append((row, logprobs_S[steps_S].tolist()))
-        return result
+        return stored_logprobs(self.require_policy(), batch)
 
     # ------------------------------------------------------------------ checkpoints
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the phase, and the policy at the epoch's start where one is remembered."""
         checkpoint["retro_lightning_phase"] = self._phase
-        checkpoint["retro_lightning_proximal"] = self._proximal.state_dict()
+        checkpoint["retro_lightning_proximal"] = self._step.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on in the phase of the checkpoint, with the policy's version."""
         self.require_policy().version = int(checkpoint["global_step"])
         self._phase = int(checkpoint["retro_lightning_phase"])
-        self._proximal.load_state_dict(checkpoint.get("retro_lightning_proximal", {}))
+        self._step.load_state_dict(checkpoint.get("retro_lightning_proximal", {}))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 _NOT_MATRICES = ("embed", "lm_head", "value_head", "wte", "wpe")
@@ -77,6 +79,18 @@ class MuonAdamW(torch.optim.Optimizer):
         for part, state in zip(self._parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self.param_groups = [group for part in self._parts for group in part.param_groups]
+
+
+def scheduled(
+    optimizer: torch.optim.Optimizer, *, total: float, warmup: int, decay_from: float, final: float
+) -> OptimizerLRSchedulerConfig:
+    """An optimiser whose learning rate follows ``learning_rate_share``, as Lightning takes it."""
+    share = functools.partial(
+        learning_rate_share, total=total, warmup=warmup, decay_from=decay_from, final=final
+    )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+    schedule: LRSchedulerConfigType = {"scheduler": scheduler, "interval": "step"}
+    return {"optimizer": optimizer, "lr_scheduler": schedule}
 
 
 def learning_rate_share(

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from retro_lightning.policy.batch import Batch
-from retro_lightning.policy.policy import Evaluation, Policy
+from retro_lightning.policy.evaluation import Evaluation
+from retro_lightning.policy.policy import Policy
 
 
 class Proximal:

@@ -10,8 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from retro_lightning.credit.diagnostics import explained_variance, gradient_variance
 from retro_lightning.credit.statistics import others_mean
+from retro_lightning.credit.variance import (
+    best_constant_cut,
+    gradient_variance,
+    variance_cut_limit,
+)
 from retro_lightning.policy.batch import Batch, collate, stack_steps
 from retro_lightning.policy.policy import Policy
 from retro_lightning.training.bench import trainable
@@ -31,20 +35,27 @@ class Reference:
         gradient: By the trainable parameters [P].
         halves_cosine: Cosine of its two halves: two estimates of the truth agree no better.
         episodes: How many it is made of.
-        success_rate: Of these episodes, p.
-        explained_variance: Share of the returns' variance that the value head explains, EV.
+        success_rate: Of these episodes.
+        step_return: Mean return-to-go of their steps, p: a long failure counts as often as it has
+            steps, as it does in the gradient.
+        explained_variance: EV of the value head over the same steps, its bias counted against it:
+            ``1 - E (G - V)^2 / Var G``.
         cut: By how much the value head as baseline cuts the variance of a trajectory's gradient by
             the logits (``gradient_variance``).
-        limit: What it can cut at most, for returns of 0 and 1: 1 / ((1 - p) (1 - EV)).
+        limit: What it would cut if scores were equally long whatever comes of them; for returns of
+            0 and 1 it is 1 / ((1 - p) (1 - EV)); see ``variance_cut_limit``.
+        constant_cut: What the best constant cuts.
     """
 
     gradient: Tensor
     halves_cosine: float
     episodes: int
     success_rate: float
+    step_return: float
     explained_variance: float
     cut: float
     limit: float
+    constant_cut: float
 
 
 def reference_gradient(
@@ -80,18 +91,20 @@ def reference_gradient(
             chosen = np.arange(start, min(start + 2 * _CHUNK, len(usable)), 2)
             some = [usable[i] for i in chosen]
             halves[half] += _summed(policy, some, offset_N[chosen], weight_N[chosen])
-    explained = explained_variance(values_BS, returns_BS, steps_BS).item()
-    success = float(np.mean([t.success for t in usable]))
     bare = gradient_variance(returns_BS, norms_BS, steps_BS)
     ours = gradient_variance(returns_BS - values_BS, norms_BS, steps_BS)
+    going = returns_BS[steps_BS].double()
+    error = going - values_BS[steps_BS].double()
     return Reference(
         gradient=(halves[0] + halves[1]) / len(usable),
         halves_cosine=torch.cosine_similarity(halves[0], halves[1], dim=0).item(),
         episodes=len(usable),
-        success_rate=success,
-        explained_variance=explained,
+        success_rate=float(np.mean([t.success for t in usable])),
+        step_return=going.mean().item(),
+        explained_variance=1.0 - (error.square().mean() / going.var(correction=0)).item(),
         cut=(bare / ours.clamp(min=1e-12)).item(),
-        limit=1.0 / max((1.0 - success) * (1.0 - explained), 1e-12),
+        limit=variance_cut_limit(returns_BS, values_BS, steps_BS).item(),
+        constant_cut=best_constant_cut(returns_BS, norms_BS, steps_BS).item(),
     )
 
 

@@ -15,7 +15,7 @@ from retro_lightning.credit.estimators import CreditInputs, LossTerms
 from retro_lightning.credit.objective import returns_and_advantages
 from retro_lightning.credit.statistics import Outcomes, groups
 from retro_lightning.policy.batch import Batch
-from retro_lightning.policy.policy import Evaluation
+from retro_lightning.policy.evaluation import Evaluation
 from retro_lightning.training.credit_inputs import score_norms_BS
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ class StepReport:
         evaluations: Sequence[Evaluation],
         inputs: CreditInputs,
         terms: LossTerms,
-        phase: int,
     ) -> None:
         """Log one gradient step, or one of the batches that it is accumulated from."""
         every = module.trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -57,7 +56,7 @@ class StepReport:
         metrics = {
             "loss": terms.loss.detach(),
             **terms.metrics,
-            "phase": torch.tensor(float(phase)),
+            "phase": torch.tensor(float(module.phase_number)),
         }
         module.log_dict(
             {f"train/{k}": v * share if k.startswith("loss") else v for k, v in metrics.items()},

@@ -48,8 +48,10 @@ def test_one_batch_through_every_estimator_and_baseline(capsys):
     told = result["reference"]
     assert told["episodes"] == 40
     assert -1.0 <= told["halves_cosine"] <= 1.0
-    p, explained = told["success_rate"], told["explained_variance"]
-    assert told["limit"] == pytest.approx(1 / ((1 - p) * (1 - explained)))
+    # Returns are 0 or 1, so that E G^2 / E (G - V)^2 is the formula with p and EV of the steps.
+    p, explained = told["step_return"], told["explained_variance"]
+    assert told["limit"] == pytest.approx(1 / ((1 - p) * (1 - explained)), rel=1e-4)
+    assert told["constant_cut"] >= 1.0
     assert sum(result["families"].values()) == pytest.approx(1.0)
     assert ("filtered_cloning", "") in rows  # reads no baseline: once
     assert ("rloo", "LeaveOneOut") in rows

@@ -18,10 +18,7 @@ from retro_lightning.credit.diagnostics import (
     effective_sample_size,
     explained_variance,
     gradient_shares,
-    gradient_variance,
-    score_norms,
     unreached,
-    variance_cut_limit,
 )
 from retro_lightning.credit.estimators import PolicyGradient
 from retro_lightning.credit.objective import returns_and_advantages
@@ -96,68 +93,6 @@ def test_equal_advantages_are_warned_of_by_name() -> None:
 
 
 # ---------------------------------------------------------------------- of a whole gradient step
-def test_score_norms_are_the_squared_lengths_of_the_scores() -> None:
-    logits = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    mask_DC = torch.tensor([[True] * 4, [True, True, False, False], [True, True, True, False]])
-    logprobs_DC = logits.masked_fill(~mask_DC, -torch.inf).log_softmax(1)
-    chosen_D = torch.tensor([2, 0, 1])
-    found_D = score_norms(logprobs_DC.detach(), chosen_D, mask_DC)
-    for d in range(3):
-        (score,) = torch.autograd.grad(logprobs_DC[d, chosen_D[d]], logits, retain_graph=True)
-        torch.testing.assert_close(found_D[d], score.square().sum())
-
-
-def test_gradient_variance_is_the_mean_squared_length_by_the_logits() -> None:
-    """Two trajectories with logits of their own: the gradients written out and measured."""
-    torch.manual_seed(0)
-    logits = torch.randn(2, 3, 2, dtype=torch.float64, requires_grad=True)  # B, S, two actions
-    chosen_BS = torch.tensor([[0, 1, 1], [1, 0, 0]])
-    steps_BS = torch.tensor([[True, True, True], [True, True, False]])
-    credits_BS = torch.randn(2, 3, dtype=torch.float64)
-    table = logits.log_softmax(-1)
-    taken_BS = table.gather(-1, chosen_BS[..., None]).squeeze(-1)
-    lengths = []
-    for b in range(2):
-        loss = (credits_BS[b] * taken_BS[b])[steps_BS[b]].sum()
-        (gradient,) = torch.autograd.grad(loss, logits, retain_graph=True)
-        lengths.append(gradient.square().sum())
-    flat = table.detach().reshape(6, 2)
-    norms_BS = score_norms(flat, chosen_BS.flatten(), torch.ones(6, 2, dtype=torch.bool))
-    found = gradient_variance(credits_BS, norms_BS.view(2, 3), steps_BS)
-    torch.testing.assert_close(found, torch.stack(lengths).mean())
-
-
-@pytest.mark.parametrize(("p", "unexplained"), [(0.3, 1.0), (0.5, 0.5), (0.7, 0.75)])
-def test_the_cut_in_variance_reaches_its_limit_where_scores_are_equally_long(
-    p: float, unexplained: float
-) -> None:
-    """Returns of 0 and 1, and values that explain a given share of their variance.
-
-    With success rates q that differ between states, V = q explains Var(q) of p (1 - p). Half of the
-    states at p - d and half at p + d: Var(q) = d^2, so d^2 = (1 - unexplained) p (1 - p).
-    """
-    d = math.sqrt((1 - unexplained) * p * (1 - p))
-    rates = torch.tensor([p - d, p + d], dtype=torch.float64)
-    # Every outcome as often as it is likely, in whole numbers of ten thousand.
-    ones = (rates * 10_000).round().long()
-    returns = torch.cat(
-        [torch.cat([torch.ones(n), torch.zeros(10_000 - n)]) for n in ones.tolist()]
-    )
-    values = rates.repeat_interleave(10_000).float()
-    returns_BS, values_BS = returns[:, None], values[:, None]
-    steps_BS = torch.ones_like(returns_BS, dtype=torch.bool)
-    norms_BS = torch.full_like(returns_BS, 0.5)
-    bare = gradient_variance(returns_BS, norms_BS, steps_BS)
-    ours = gradient_variance(returns_BS - values_BS, norms_BS, steps_BS)
-    explained = explained_variance(values_BS, returns_BS, steps_BS)
-    limit = 1.0 / ((1.0 - p) * (1.0 - explained))
-    assert explained.item() == pytest.approx(1 - unexplained, abs=1e-3)
-    assert (bare / ours).item() == pytest.approx(limit.item(), rel=1e-3)
-    assert variance_cut_limit(returns_BS, values_BS, steps_BS).item() == pytest.approx(
-        limit.item(), rel=1e-3
-    )
-
-
 def test_diagnosis_of_a_batch_by_hand(make_inputs) -> None:  # type: ignore[no-untyped-def]
     inputs = make_inputs(0)
     terms = PolicyGradient()(inputs, normaliser=27.0)

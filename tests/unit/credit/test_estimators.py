@@ -307,3 +307,62 @@ def test_shapes_that_do_not_fit_are_refused(make_inputs: Make) -> None:
         replace(inputs, weight_B=torch.ones(3))
     with pytest.raises(ValueError, match="rewards_BS has shape"):
         replace(inputs, rewards_BS=inputs.rewards_BS[:, 1:])
+
+
+def test_the_value_head_learns_the_present_policys_value_where_that_is_asked(
+    make_inputs: Make,
+) -> None:
+    """V-trace written out from the last step on (Espeholt et al. 2018, eq. 1, caps of 1)."""
+    inputs = make_inputs(3)
+    objective = PolicyGradient(gamma=0.9, value_coef=1.0, value_target="current")
+    terms = objective(inputs, normaliser=27.0)
+    x = {k: v.detach().tolist() for k, v in vars(inputs).items() if v is not None}
+    total = 0.0
+    for b in (0, 1, 4, 5):  # fresh or stale; the others' ratios are unknown
+        following = correction = 0.0
+        if x["bootstrap_B"][b]:
+            following = x["final_values_B"][b]
+        for s in reversed(range(sum(x["steps_BS"][b]))):
+            value = x["values_BS"][b][s]
+            ratio = math.exp(x["logprobs_BS"][b][s] - x["behaviour_logprobs_BS"][b][s])
+            error = min(1.0, ratio) * (x["rewards_BS"][b][s] + 0.9 * following - value)
+            correction = error + 0.9 * min(1.0, ratio) * correction
+            total += correction**2 / 27.0  # target less value; sampling is not undone
+            following = value
+    assert terms.metrics["loss_value"].item() == pytest.approx(total)
+    (gradient_BS,) = torch.autograd.grad(terms.loss, inputs.values_BS)
+    assert not gradient_BS[[2, 3, 6, 7]].any()
+    assert gradient_BS[[0, 1, 4, 5]][inputs.steps_BS[[0, 1, 4, 5]]].all()
+
+
+def test_a_value_head_weighed_by_scores_learns_the_baseline_of_least_variance(
+    make_inputs: Make,
+) -> None:
+    """One value for all steps: the loss is least at ``E n G / E n``, and it is n (V - G)^2."""
+    norms_BS = torch.rand(8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    shared = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    inputs = replace(
+        make_inputs(2),
+        values_BS=shared.expand(8, 5),
+        value_weight_B=None,
+        bootstrap_B=torch.zeros(8, dtype=torch.bool),
+        score_norms_BS=norms_BS,
+    )
+    objective = PolicyGradient(value_coef=1.0, value_weighting="score")
+    assert objective.needs_scores
+    terms = objective(inputs, normaliser=27.0)
+    going_BS = inputs.rewards_BS.flip(1).cumsum(1).flip(1)
+    n, g = norms_BS[inputs.steps_BS], going_BS[inputs.steps_BS]
+    assert terms.metrics["loss_value"].item() == pytest.approx((n * g**2).sum().item() / 27)
+    (slope,) = torch.autograd.grad(terms.loss, shared)
+    # d/dV sum n (V - G)^2 = 2 (V sum n - sum n G), at V = 0; its root is the best constant.
+    assert slope.item() == pytest.approx(-2 * (n * g).sum().item() / 27)
+    best = (n * g).sum() / n.sum()
+    left = [(n * (g - b) ** 2).sum() for b in (best, best + 0.1, best - 0.1)]
+    assert left[0] == min(left)
+
+
+def test_scores_of_free_text_are_unknown(make_inputs: Make) -> None:
+    objective = PolicyGradient(value_weighting="score")
+    with pytest.raises(ValueError, match="this batch has free text: set it to steps"):
+        objective(make_inputs(0), normaliser=27.0)

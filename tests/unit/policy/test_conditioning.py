@@ -18,8 +18,9 @@ from retro_lightning.policy.conditioning import (
     SoftPrompt,
     TaskConditioning,
 )
+from retro_lightning.policy.evaluation import Evaluation
 from retro_lightning.policy.language_model import LoraSettings, PretrainedLM
-from retro_lightning.policy.policy import Evaluation, Policy
+from retro_lightning.policy.policy import Policy
 from retro_lightning.policy.value_head import ValueHead
 from retro_lightning.trajectory import Trajectory
 

@@ -294,7 +294,9 @@ def test_adapter_settings_reach_the_layers_they_name(tmp_path: Path) -> None:
         LoraSettings(targets=[])
 
 
-@pytest.mark.parametrize("head", [ValueHeadSettings(), ValueHeadSettings(width=5, detach=True)])
+@pytest.mark.parametrize(
+    "head", [ValueHeadSettings(), ValueHeadSettings(width=5, detach=True, turns=2)]
+)
 def test_the_value_head_is_saved_and_restored_with_the_adapter(
     head: ValueHeadSettings, tmp_path: Path
 ) -> None:
@@ -309,7 +311,7 @@ def test_the_value_head_is_saved_and_restored_with_the_adapter(
     assert torch.equal(one.values_BS, two.values_BS)
     assert torch.equal(one.logprobs_BS, two.logprobs_BS)
     assert one.values_BS.any()
-    assert (again.value_head.width, again.value_head.detach) == (head.width, head.detach)
+    assert again.value_head.settings == head
     assert not list((tmp_path / "policy").glob("model*.safetensors"))  # the base is not copied
 
 

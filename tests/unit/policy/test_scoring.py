@@ -18,8 +18,9 @@ from retro_lightning.policy import scores
 from retro_lightning.policy.actions import ActionDistribution, TrieConstrained
 from retro_lightning.policy.batch import collate
 from retro_lightning.policy.conditioning import LearnedTaskEmbedding
+from retro_lightning.policy.evaluation import Evaluation
 from retro_lightning.policy.language_model import LoraSettings, PretrainedLM
-from retro_lightning.policy.policy import Evaluation, Policy
+from retro_lightning.policy.policy import Policy
 from retro_lightning.policy.scoring import (
     PointwiseMutualInformation,
     ScoredTrie,

@@ -11,7 +11,8 @@ import torch
 import tiny
 from retro_lightning.policy.batch import collate
 from retro_lightning.policy.policy import Policy
-from retro_lightning.rollout.session import Session, sample
+from retro_lightning.rollout.session import Session
+from retro_lightning.rollout.writing import sample
 from retro_lightning.trajectory import Step, Trajectory
 
 MENUS = (tiny.ACTIONS, ("go",), ("turn left", "turn right"), ("a b c", "a b d", "a c"), ("x", "x"))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from retro_lightning.environments.base import make_tasks
+from retro_lightning.environments.goal_return import GoalReturn
 from retro_lightning.training.calibration import Level, asked_levels, calibrate, slope
 from tests.support import CorridorEnv
 from tests.tiny import policy
@@ -40,7 +41,7 @@ def test_the_slope_is_that_of_the_levels_within_the_data():
 
 
 def test_every_level_is_asked_on_the_same_tasks():
-    make = functools.partial(CorridorEnv, length=6)
+    make = functools.partial(GoalReturn, functools.partial(CorridorEnv, length=6))
     tasks = {"corridor": make_tasks("corridor", make, "val", 3)}
     levels = {"corridor": [(0.0, False), (1.0, False), (1.5, True)]}
     results = calibrate(policy(), {"corridor": make}, tasks, levels, episodes=7, seed=1)

@@ -13,6 +13,7 @@ from retro_lightning.credit.baselines import NoBaseline, ValueHeadBaseline
 from retro_lightning.credit.cloning import FilteredCloning
 from retro_lightning.credit.estimators import PolicyGradient
 from retro_lightning.policy.batch import collate
+from retro_lightning.training.agreement import check_precision
 from retro_lightning.training.module import PolicyGradientModule
 from retro_lightning.training.phases import Phase, check_phases
 from tests.fits import Fit, phases
@@ -92,10 +93,24 @@ def test_phases_switch_at_the_success(make_fit, monkeypatch):
 
     fit: Fit = make_fit("run", callbacks=[seen], make_phases=by_success)
     rates = iter([0.4, 0.5, 0.1])  # after the first, second and third epoch
-    monkeypatch.setattr(type(fit.module), "_log_counts", lambda self, stage: next(rates))
+    monkeypatch.setattr(type(fit.module.judgement), "finish", lambda *told: next(rates))
     fit.trainer.checkpoint_callback.monitor = None  # type: ignore[union-attr]
     fit.run()
     assert seen.names == [FilteredCloning.name] * 8 + [PolicyGradient.name] * 4
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_a_precision_that_rollouts_do_not_share_is_refused(precision):
+    with pytest.raises(ValueError, match=rf"precision is {precision}.*init_args.dtype: bfloat16"):
+        check_precision(precision)
+
+
+def test_a_fit_refuses_mixed_precision_before_it_begins(make_fit):
+    fit: Fit = make_fit("run", trainer_options={"precision": "bf16-mixed"})
+    with pytest.raises(ValueError, match="leave it out and set"):
+        fit.run()
+    assert fit.trainer.global_step == 0
+    check_precision("32-true")
 
 
 def test_a_loss_that_is_not_a_number_is_one_clear_sentence(make_fit):

@@ -191,7 +191,7 @@ def test_validation_is_repeated_as_a_whole(make_fit, stop):
 def test_the_last_epoch_is_kept_whether_or_not_it_was_the_best(make_fit, monkeypatch):
     """Validation that finds the same every time improves once only."""
     fit: Fit = make_fit("run")
-    monkeypatch.setattr(type(fit.module), "_log_counts", _always_half)
+    monkeypatch.setattr(type(fit.module.judgement), "finish", _always_half)
     fit.run()
     steps = [
         torch.load(fit.last.with_name(f"{name}.ckpt"), weights_only=False)["global_step"]
@@ -200,6 +200,6 @@ def test_the_last_epoch_is_kept_whether_or_not_it_was_the_best(make_fit, monkeyp
     assert steps == [4, 12]
 
 
-def _always_half(module: Any, stage: str) -> float:
+def _always_half(judgement: Any, module: Any, data: Any, stage: str) -> float:
     module.log(f"{stage}/success_rate", 0.5)
     return 0.5
