@@ -101,7 +101,7 @@ def _where(parser: argparse.ArgumentParser) -> None:
         default="True",
         help="which trajectories, such as 'success and like(family, \"tau*\") and length < 9'; "
         "columns: task family behaviour source success faulted truncated outcome train "
-        "total_return length attempt version age",
+        "total_return length attempt age (days) policy_version staleness",
     )
 
 

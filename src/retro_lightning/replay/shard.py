@@ -1,5 +1,7 @@
 """Data half: a shard's record, its place among the others, and how files are published.
 
+A shard's name begins with its number and a hash of the identities and contents in it, whenever they
+were recorded: a run that is repeated publishes shards in the same order. The last part is random.
 A compaction shard's name ends in ``-c``; its record names the shards that it replaces and the place
 in the order that was theirs. Whatever a store's folder holds, ``generation`` says what is read.
 """
@@ -18,7 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from retro_lightning.replay.records import SCHEMA
+from retro_lightning.replay.schema import SCHEMA
 from retro_lightning.trajectory import SCHEMA_VERSION
 
 DATA, RECORD = ".arrow", ".json"
@@ -138,16 +140,18 @@ def publish(
         OSError: If the folder cannot be written.
     """
     sink = pa.BufferOutputStream()
-    rows = 0
+    rows, content = 0, hashlib.sha256()
     with pa.ipc.new_file(sink, SCHEMA) as writer:
         for batch in batches:
             writer.write_batch(batch)
             rows += len(batch)
+            for column in ("trajectory_id", "content_hash"):
+                content.update("".join(batch.column(column).to_pylist()).encode())
     data = sink.getvalue()
     digest = hashlib.sha256(data).hexdigest()
     record: dict[str, Any] = {"rows": rows, "size": data.size, "sha256": digest}
     record["schema"] = SCHEMA_VERSION
-    name = f"{number:08d}-{digest[:8]}-{uuid.uuid4().hex[:8]}"
+    name = f"{number:08d}-{content.hexdigest()[:8]}-{uuid.uuid4().hex[:8]}"
     if replaced:
         name += _COMPACTED
         names = {shard.name for shard in replaced} | {n for s in replaced for n in s.replaces}

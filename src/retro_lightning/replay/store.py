@@ -12,6 +12,7 @@ merged by publishing a new one that names those it replaces (``compaction``).
 from __future__ import annotations
 
 import contextlib
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -22,7 +23,8 @@ import pyarrow as pa
 from retro_lightning.replay import compaction
 from retro_lightning.replay.arrays import ShardArrays, TrainingArrays
 from retro_lightning.replay.index import StoreIndex
-from retro_lightning.replay.records import SCHEMA, decode, encode, upgraded
+from retro_lightning.replay.records import decode, encode
+from retro_lightning.replay.schema import SCHEMA
 from retro_lightning.replay.shard import (
     DATA,
     RECORD,
@@ -35,6 +37,7 @@ from retro_lightning.replay.shard import (
     sync,
 )
 from retro_lightning.replay.shelf import Shelf
+from retro_lightning.replay.upgrade import columns, upgraded
 from retro_lightning.trajectory import Trajectory
 
 _SET_ASIDE, _QUARANTINE = "set_aside", "quarantine"
@@ -92,7 +95,7 @@ class ReplayStore:
         if not trajectories:
             raise ValueError("cannot append a shard of no trajectories")
         self._last_number += 1
-        name = publish(self.path, self._last_number, [encode(trajectories)], [])
+        name = publish(self.path, self._last_number, [encode(trajectories, time.time())], [])
         compaction.after_append(self.path)
         return name
 
@@ -240,10 +243,7 @@ class ReplayStore:
     def columns(self, names: Sequence[str]) -> pa.Table:
         """Top-level columns of all trajectories, in the order of the index."""
         schema = pa.schema([SCHEMA.field(name) for name in names])
-        parts = [
-            upgraded(self._shelf.shard(record).batch).select(list(names))
-            for record in self._records
-        ]
+        parts = [columns(self._shelf.shard(record).batch, names) for record in self._records]
         return pa.Table.from_batches(parts, schema=schema)
 
     def batches(self, damaged: list[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
