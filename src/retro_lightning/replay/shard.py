@@ -13,7 +13,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,51 @@ def generation(records: Iterable[ShardRecord]) -> list[ShardRecord]:
     records = list(records)
     replaced = {name for record in records for name in record.replaces}
     return sorted((r for r in records if r.name not in replaced), key=lambda r: r.order)
+
+
+def standing_for(
+    snapshot: Iterable[str],
+    known: Mapping[str, ShardRecord],
+    damaged: Mapping[str, str],
+    folder: Path,
+) -> set[str]:
+    """Names of the shards that have a snapshot's rows.
+
+    In the place of a shard may stand a compaction of nothing but the snapshot's shards, or one of
+    the same number and contents: a history that was made a second time.
+
+    Args:
+        snapshot: Names of the snapshot's shards.
+        known: The undamaged shards by name.
+        damaged: What is wrong with the others.
+        folder: The store, for messages.
+
+    Raises:
+        ValueError: If a shard of the snapshot is missing or damaged.
+    """
+    twins = {_stem(name): name for name in known}
+    wanted = {name if name in known else twins.get(_stem(name), name) for name in snapshot}
+    originals = {name for name in wanted if name not in known}
+    for name in wanted & known.keys():
+        originals |= known[name].originals
+    kept = {
+        name for name, record in known.items() if name in wanted or record.originals <= originals
+    }
+    held = {name for each in kept for name in known[each].originals}
+    for name in sorted(wanted - kept - held):
+        if name in damaged:
+            raise ValueError(f"the checkpoint's snapshot needs a shard: {damaged[name]}")
+        raise ValueError(
+            f"replay store {folder}: shard {name} of the checkpoint's snapshot is missing; restore "
+            "the folder or start the run anew under another name"
+        )
+    return kept
+
+
+def _stem(name: str) -> str:
+    """A name without its random part: number, contents, and whether it is a compaction."""
+    number, contents, *rest = name.split("-")
+    return "-".join((number, contents, *rest[1:]))
 
 
 def publish(

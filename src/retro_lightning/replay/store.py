@@ -34,6 +34,7 @@ from retro_lightning.replay.shard import (
     publish,
     published,
     read_record,
+    standing_for,
     sync,
 )
 from retro_lightning.replay.shelf import Shelf
@@ -67,8 +68,6 @@ class ReplayStore:
         self._shelf = Shelf(self.path)
         self._last_number = -1
         self._known: dict[str, ShardRecord] = {}
-        self._records: list[ShardRecord] = []
-        self._starts = np.zeros(1, dtype=np.int64)
         self.damaged: dict[str, str] = {}
         self.refresh()
 
@@ -121,9 +120,7 @@ class ReplayStore:
                 damaged[name] = str(error)
         replaced = {name for record in found.values() for name in record.replaces}
         self._known = found
-        self._records = generation(found.values())
-        self._starts = np.cumsum([0, *(record.rows for record in self._records)])
-        self._index: StoreIndex | None = None
+        self._read(generation(found.values()))
         numbers = [record.number for record in found.values()]
         self._last_number = max([self._last_number, *numbers])
         previous, self.damaged = (
@@ -132,6 +129,11 @@ class ReplayStore:
         )
         for name in self.damaged.keys() - previous.keys():
             warnings.warn(f"left out: {self.damaged[name]}", stacklevel=2)
+
+    def _read(self, records: list[ShardRecord]) -> None:
+        self._records = records
+        self._starts = np.cumsum([0, *(record.rows for record in records)])
+        self._index: StoreIndex | None = None
 
     def snapshot(self) -> tuple[str, ...]:
         """Names of the shards that are read, in order: a generation of the store."""
@@ -152,27 +154,23 @@ class ReplayStore:
             ValueError: If a shard of the snapshot is missing or damaged.
         """
         self.refresh()
-        wanted = set(snapshot)
-        originals = {name for name in wanted if name not in self._known}
-        for name in wanted & self._known.keys():
-            originals |= self._known[name].originals
-        kept = {
-            name
-            for name, record in self._known.items()
-            if name in wanted or record.originals <= originals
-        }
-        held = {name for each in kept for name in self._known[each].originals}
-        for name in sorted(wanted - kept - held):
-            if name in self.damaged:
-                raise ValueError(f"the checkpoint's snapshot needs a shard: {self.damaged[name]}")
-            raise ValueError(
-                f"replay store {self.path}: shard {name} of the checkpoint's snapshot is "
-                "missing; restore the folder or start the run anew under another name"
-            )
+        kept = standing_for(snapshot, self._known, self.damaged, self.path)
         for name in sorted((self._known.keys() | self.damaged.keys()) - kept):
             self._move(name, _SET_ASIDE)
         self._last_number = -1
         self.refresh()
+
+    def view(self, snapshot: Iterable[str]) -> None:
+        """Read a generation and nothing newer, until the next ``refresh``; nothing is moved.
+
+        For a store that others may have appended to, with the same rows as ``restore`` leaves.
+
+        Raises:
+            ValueError: If a shard of the snapshot is missing or damaged.
+        """
+        self.refresh()
+        kept = standing_for(snapshot, self._known, self.damaged, self.path)
+        self._read(generation(self._known[name] for name in kept))
 
     def verify(self) -> list[str]:
         """Compare every shard with its checksum; one sentence per damaged shard."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from retro_lightning.credit.baselines import PerTask
 from retro_lightning.credit.cloning import AdvantageWeightedCloning, FilteredCloning
 from retro_lightning.credit.estimators import PolicyGradient
 from retro_lightning.environments.base import make_tasks
+from retro_lightning.replay.records import encode
+from retro_lightning.replay.shard import publish
 from retro_lightning.replay.store import ReplayStore
 from retro_lightning.rollout.behaviours import Expert, RandomWalker, run_behaviour
 from retro_lightning.rollout.history import StoredHistory
@@ -142,6 +145,27 @@ def test_it_is_gone_on_with_exactly(whole: Fit, logs: Path, tmp_path: Path, stop
         Fit(tmp_path / "run", cache, callbacks=[STOPS[stop]()], **_settings(logs)).run()
     resumed = Fit(tmp_path / "run", cache, **_settings(logs))
     resumed.run(resumed.last)
+    assert_same(resumed.result(), whole.result())
+
+
+def test_logs_that_came_in_since_do_not_change_what_is_gone_on_with(
+    whole: Fit, logs: Path, tmp_path: Path
+) -> None:
+    """A user's own store may grow while a fit is stopped: its rows must stay what they were."""
+    grown, cache = tmp_path / "logs", whole.run_dir.parent / "cache"
+    shutil.copytree(logs, grown)
+    settings = _settings(grown)
+    settings["data"]["tokenizer"] = str(next(cache.glob("store-*-tokenizer-*")))
+    with pytest.raises(SystemExit):
+        Fit(tmp_path / "run", cache, callbacks=[STOPS["forward"]()], **settings).run()
+    store = ReplayStore(grown)
+    late = [replace(t, run="late") for t in store.read(range(0, len(store), 3))]
+    # A writer that had seen nothing yet: its shard stands among the first, not behind them.
+    publish(grown, 0, [encode(late)], [])
+    store.compact()
+    resumed = Fit(tmp_path / "run", cache, **settings)
+    resumed.run(resumed.last)
+    assert len(ReplayStore(grown)) == len(resumed.datamodule.history_store) + len(late)
     assert_same(resumed.result(), whole.result())
 
 
