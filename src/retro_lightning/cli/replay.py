@@ -32,7 +32,8 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose complaint is one sentence."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{self.prog}: {message}; see {self.prog} --help")
+        command = self.prog.split(maxsplit=1)[1]  # the program's name stands before every complaint
+        raise ConfigError(f"{command}: {message}; see {self.prog} --help")
 
 
 def replay(name: str, args: Sequence[str]) -> None:

@@ -374,7 +374,5 @@ def test_a_view_reads_a_generation_and_moves_nothing(tmp_path: Path) -> None:
     again.view(then)
     assert again.read(range(5)) == made
     other, _ = filled(tmp_path / "other", 3, 2)
-    with pytest.raises(
-        ValueError, match=r"shard 00000000-\S+ of the checkpoint's snapshot"
-    ):
+    with pytest.raises(ValueError, match=r"shard 00000000-\S+ of the checkpoint's snapshot"):
         other.view(then)

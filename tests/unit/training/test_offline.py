@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 import torch
 
+import tiny
+from retro_lightning.cli.main import main
 from retro_lightning.credit.baselines import PerTask
 from retro_lightning.credit.cloning import AdvantageWeightedCloning, FilteredCloning
 from retro_lightning.credit.estimators import PolicyGradient
 from retro_lightning.environments.base import make_tasks
+from retro_lightning.policy.policy import Policy
 from retro_lightning.replay.records import encode
 from retro_lightning.replay.shard import publish
 from retro_lightning.replay.store import ReplayStore
@@ -224,3 +227,26 @@ def test_held_out_metrics_by_hand() -> None:
     only_failures = held_out_metrics([Scored(0, 0.0, False, -1.0)])
     assert only_failures == {"logprob": -1.0, "logprob_failure": -1.0, "ranked_tasks": 0.0}
     assert not any(math.isnan(value) for value in only_failures.values())
+
+
+def test_a_hugging_face_model_by_name_learns_from_logs(
+    logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command of ``docs/offline.md``, with a directory in the place of a name."""
+    monkeypatch.chdir(tmp_path)
+    tiny.language_model("llama", len(tiny.tokenizer())).save_pretrained("model")
+    tiny.tokenizer().save_pretrained("model")
+    config = Path(__file__).parents[3] / "conf" / "offline.yaml"
+    words = ["--config", str(config), "--data.history.init_args.path", str(logs)]
+    words += ["--model.language_model", "retro_lightning.policy.language_model.PretrainedLM"]
+    words += ["--model.language_model.name", "model", "--data.tokenizer", "model"]
+    words += ["--trainer.logger", "false", "--trainer.max_epochs", "1"]
+    assert main(["fit", *words, "--data.batches_per_epoch", "2"]) == 0
+    learnt = Policy.load(Path("runs/offline/checkpoints/last-policy"))
+    assert learnt.version == 2
+    assert learnt.transcript.fingerprint == Policy.load("model").transcript.fingerprint
+    before = Policy.load("model").lm.state_dict()
+    after = learnt.lm.state_dict()
+    changed = [name for name, value in after.items() if (value != before[name]).any()]
+    assert any("embed_tokens" in name for name in changed)
+    assert any("mlp" in name for name in changed)
