@@ -7,7 +7,7 @@ action itself, which is all that tells actions of one state apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,7 +80,7 @@ class Log:
                     logs_BS[b, s] = step.log_prob
                     supported_BS[b, s] = np.isfinite(step.log_probs).all()
         sound_B = (supported_BS | ~steps_BS).all(axis=1)
-        unsound = {trajectories[row].behaviour_id for row in np.flatnonzero(~sound_B)}
+        unsound = {trajectories[row].behaviour_id for row in np.flatnonzero(~sound_B).tolist()}
         ratios_B = np.array([t.behaviour_id not in unsound for t in trajectories])
         return cls(trajectories, rewards_BS, steps_BS, logs_BS, supported_BS, ratios_B)
 
@@ -205,11 +205,12 @@ def estimates(
         q_BS, values_BS = taken_BSF[sound_B] @ weights_F, meant_BSF[sound_B] @ weights_F
     except Refused as refused:
         return {name: results.get(name, str(refused)) for name in ESTIMATORS}
-    for name, estimate in (
-        ("weighted IS", lambda: weighted_importance_sampling(ratios, 1.0)),
-        ("per decision", lambda: per_decision(ratios, 1.0)),
-        ("doubly robust", lambda: doubly_robust(ratios, q_BS, values_BS, 1.0)),
-    ):
+    sampled: dict[str, Callable[[], Estimate]] = {
+        "weighted IS": lambda: weighted_importance_sampling(ratios, 1.0),
+        "per decision": lambda: per_decision(ratios, 1.0),
+        "doubly robust": lambda: doubly_robust(ratios, q_BS, values_BS, 1.0),
+    }
+    for name, estimate in sampled.items():
         try:
             results[name] = estimate()
         except Refused as refused:
