@@ -58,6 +58,9 @@ NEWEST = max(t.policy_version or -1 for t in MADE)
         ("outcome", lambda t: t.length == 0 and t.truncation != "fault"),
         ("train", lambda t: t.task.split == "train"),
         ("policy_version < 0", lambda t: t.policy_version is None),
+        ("policy_version >= 5e11", lambda t: (t.policy_version or -1) >= 5e11),
+        ("policy_version == " + str(NEWEST), lambda t: t.policy_version == NEWEST),
+        ("task == 'family-1:3'", lambda t: t.task.task_id == "family-1:3"),
         ("staleness <= 2e12", lambda t: t.policy_version is not None),
         ("staleness == 0", lambda t: t.policy_version == NEWEST),
         # Number n of the made-up ones was recorded n / 2 days ago; every fifth does not say when.
