@@ -141,8 +141,8 @@ class Fit:
 
 def stored(run_dir: Path) -> list[tuple[str, str]]:
     """Identity and content of every trajectory of a run store, in order."""
-    store = ReplayStore(run_dir / "store")
-    return [(t.trajectory_id, t.content_hash) for t in store.read(range(len(store)))]
+    rows = ReplayStore(run_dir / "store").columns(("trajectory_id", "content_hash")).to_pylist()
+    return [(row["trajectory_id"], row["content_hash"]) for row in rows]
 
 
 def assert_same(

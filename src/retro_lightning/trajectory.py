@@ -25,12 +25,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import operator
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Version of the record layout; the replay store reads older ones, filling in what they lacked."""
 
 Split = Literal["train", "val", "test"]
@@ -135,6 +133,9 @@ class Trajectory:
         outcome_return: Return of an *outcome record*: a log told how the attempt ended but not
             what was done. Such records have no steps; they are counted and never learnt from.
             None = not an outcome record.
+        recorded_at: When it was recorded, in seconds since 1970 (UTC): by the log's own account,
+            else when it came into a store; None = unknown. No part of what it says: two
+            trajectories that differ in nothing else are equal.
     """
 
     task: Task
@@ -154,6 +155,7 @@ class Trajectory:
     fault: str | None = None
     reflections: tuple[str, ...] = ()
     outcome_return: float | None = None
+    recorded_at: float | None = field(default=None, compare=False)
     schema_version: int = field(default=SCHEMA_VERSION)
 
     def __post_init__(self) -> None:
@@ -205,56 +207,7 @@ class Trajectory:
             self.attempt,
             self.policy_version,
         )
-        return _digest(identity)
-
-    @property
-    def content_hash(self) -> str:
-        """Hash of everything that was recorded, whoever recorded it."""
-        left_out = ("run", "attempt", "policy_version", "schema_version")
-        values = _fields(self)
-        for name in left_out:
-            del values[name]
-        return _digest(values)
+        return hashlib.blake2b(_ENCODER.encode(identity).encode(), digest_size=16).hexdigest()
 
 
-_SINCE_VERSION_2 = (
-    "thought_length",
-    "thought_log_prob",
-    "temperature",
-    "kept_ids",
-    "reflections",
-    "outcome_return",
-)
-
-
-def _fields(record: object) -> dict[str, Any]:
-    """A record's fields; those that version 2 added only where they say something.
-
-    So that a record that was written under version 1 keeps its content hash.
-    """
-    names, values_of, added = _LAYOUTS[type(record)]
-    values = dict(zip(names, values_of(record), strict=True))
-    for name, default in added:
-        if values[name] == default:
-            del values[name]
-    return values
-
-
-def _digest(value: object) -> str:
-    return hashlib.blake2b(_ENCODER.encode(value).encode(), digest_size=16).hexdigest()
-
-
-_ENCODER = json.JSONEncoder(
-    sort_keys=True, ensure_ascii=True, separators=(",", ":"), default=_fields
-)
-
-
-def _layout(kind: Any) -> tuple[tuple[str, ...], Callable[[Any], Any], list[tuple[str, Any]]]:
-    names = tuple(item.name for item in fields(kind))
-    added = [(item.name, item.default) for item in fields(kind) if item.name in _SINCE_VERSION_2]
-    return names, operator.attrgetter(*names), added
-
-
-_LAYOUTS: dict[type, Any] = {kind: _layout(kind) for kind in (Task, Generation, Step, Trajectory)}
-"""Of each record: names of its fields, what gets their values, and what version 2 added, with the
-defaults. Looked up once, because a long episode's hash asks for it at every step."""
+_ENCODER = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"))

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from retro_lightning.replay.records import SCHEMA, encode
+from retro_lightning.replay.records import encode
+from retro_lightning.replay.schema import SCHEMA
 from retro_lightning.replay.shard import publish
 from retro_lightning.trajectory import Generation, Step, Task, Trajectory
 

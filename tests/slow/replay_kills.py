@@ -19,10 +19,13 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+
 from retro_lightning.replay import compaction
 from retro_lightning.replay.formats import importing
 from retro_lightning.replay.formats.items import Options
 from retro_lightning.replay.formats.readers import READERS
+from retro_lightning.replay.records import content_hash, decode
 from retro_lightning.replay.store import ReplayStore
 from retro_lightning.trajectory import Step, Task, Trajectory
 
@@ -69,14 +72,14 @@ def write(folder: Path, tell: Tell, first: int) -> None:
 def take_in(folder: Path, tell: Tell, _: int) -> None:
     """Import a log, in small shards; what was imported before is refused."""
     store = ReplayStore(folder)
-    append = store.append
+    adopt = store.adopt
 
-    def telling(made: list[Trajectory]) -> str:
-        name = append(made)
-        tell(made)
+    def telling(batches: list[pa.RecordBatch]) -> str:
+        name = adopt(batches)
+        tell(decode(batches[0]))
         return name
 
-    store.append = telling  # type: ignore[method-assign, assignment]
+    store.adopt = telling  # type: ignore[method-assign, assignment]
     log = folder.with_name("log.jsonl")
     importing.import_files(
         store,
@@ -169,7 +172,7 @@ def _check(folder: Path, told: set[str], *, thorough: bool) -> list[Trajectory]:
     stored = store.read(range(len(store)))
     hashes = store.columns(("content_hash",))["content_hash"].to_pylist()
     assert [t.trajectory_id for t in stored] == ids
-    assert [t.content_hash for t in stored] == hashes
+    assert list(map(content_hash, stored)) == hashes
     assert all(t == trajectory(t.attempt) for t in stored if t.source == "rollout")
     return stored
 

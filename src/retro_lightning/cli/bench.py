@@ -76,8 +76,13 @@ def bench(name: str, args: Sequence[str]) -> None:
     Raises:
         ValueError: If what is to be measured is not named, or there is too little of it.
     """
-    if not args or args[0] not in ("estimators", "returns"):
-        raise ValueError("what should be measured? bench estimators … or bench returns …")
+    if not args or args[0] not in ("estimators", "returns", "off-policy"):
+        raise ValueError("what should be measured? bench estimators, returns or off-policy …")
+    if args[0] == "off-policy":
+        from retro_lightning.cli.bench_off_policy import bench_off_policy
+
+        bench_off_policy(args[1:])
+        return
     if args[0] == "returns":
         from retro_lightning.cli.bench_returns import bench_returns
 

@@ -22,7 +22,7 @@ _COMMANDS = {
     "predict": "write a policy's log-probability of every stored action",
     "rollout": "collect trajectories with a policy or a scripted behaviour into a store",
     "replay": "take in, look at and hand out stored trajectories (replay --help)",
-    "bench": "measure estimators on a stored batch, or asked against achieved returns",
+    "bench": "measure estimators on a stored batch, asked against achieved returns, off-policy",
     "sweep": "search a space of configurations by many fits, and confirm what won",
     "compare": "say which runs are better, and whether the difference is real",
     "export": "write a trained policy as a Hugging Face directory with a model card",

@@ -32,7 +32,8 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose complaint is one sentence."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{self.prog}: {message}; see {self.prog} --help")
+        command = self.prog.split(maxsplit=1)[1]  # the program's name stands before every complaint
+        raise ConfigError(f"{command}: {message}; see {self.prog} --help")
 
 
 def replay(name: str, args: Sequence[str]) -> None:
@@ -101,7 +102,7 @@ def _where(parser: argparse.ArgumentParser) -> None:
         default="True",
         help="which trajectories, such as 'success and like(family, \"tau*\") and length < 9'; "
         "columns: task family behaviour source success faulted truncated outcome train "
-        "total_return length attempt version age",
+        "total_return length attempt age (days) policy_version staleness",
     )
 
 

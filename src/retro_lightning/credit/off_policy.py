@@ -2,8 +2,8 @@
 
 All functions take whole trajectories, padded: shape [B, S] with a mask of steps; returns are
 discounted sums of rewards from the first step on. The default is fitted Q evaluation, which needs
-no probability of the behaviour; importance sampling and doubly robust estimates need it, known and
-positive for every valid action. What rests on too few trajectories is refused, not reported.
+no probability of the behaviour (``fitted_q``); importance sampling and doubly robust estimates need
+it, known and positive for every valid action. What rests on too few trajectories is refused.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ Mask = npt.NDArray[np.bool_]
 
 LEAST_SAMPLE_SIZE = 20.0
 """Effective sample size below which an estimate is refused, in trajectories."""
-
-_REFITS = 200
 
 
 class Refused(ValueError):
@@ -121,7 +119,7 @@ def weighted_importance_sampling(
         Refused: If the weights are worth fewer than 20 trajectories.
     """
     weight_B = ratios.cumulated()[:, -1]
-    size = _enough(weight_B, "weighted importance sampling")
+    size = enough(weight_B, "weighted importance sampling")
     returns_B = (_discounts(ratios.steps_BS, gamma) * ratios.rewards_BS).sum(axis=1)
     value = float((weight_B * returns_B).sum() / weight_B.sum())
     # Linearised: the error of a ratio of sums is that of the sum of w (G - value), over sum w.
@@ -193,7 +191,7 @@ def _corrected(
 ) -> Estimate:
     """Doubly robust estimate; with zeros for Q and V, importance sampling per decision."""
     rho_BS = ratios.cumulated()
-    size = _enough(rho_BS[:, -1], name)
+    size = enough(rho_BS[:, -1], name)
     count = len(rho_BS)
     steps_BS = ratios.steps_BS
     # All sums stand over trajectories: an episode that is over has reward 0 and keeps its weight.
@@ -210,81 +208,20 @@ def _corrected(
     return _interval(value, influence_B - influence_B.mean(), size, ratios.method(name), confidence)
 
 
-def fitted_q(
-    features_BSF: Floats,
-    policy_features_BSF: Floats,
-    rewards_BS: Floats,
-    steps_BS: Mask,
-    gamma: float,
-    *,
-    ridge: float = 1e-3,
-    rng: np.random.Generator,
-    confidence: float = 0.95,
-) -> tuple[Estimate, Floats]:
-    """Fitted Q evaluation (Le et al. 2019, arXiv 1903.08738, algorithm 3) with linear Q.
-
-    ``Q(s, a) = features(s, a) . w``, fitted ``S`` times to ``r + gamma mean_{a'~pi} Q(s', a')``,
-    once for each step that an episode can have. Needs no probability of the behaviour, but that the
-    data contain what the policy would do, and features that can tell good from bad: neither can be
-    seen from inside, so its interval covers chance alone.
-
-    Args:
-        features_BSF: Features of the state and of the action taken there.
-        policy_features_BSF: Their mean over the actions of the policy that is judged, in the same
-            state.
-        rewards_BS: Rewards.
-        steps_BS: Mask of steps. After the last step of a trajectory nothing is to come.
-        gamma: Discount per step, in [0, 1].
-        ridge: Penalty on the weights, relative to the mean square of the features.
-        rng: Draws the 200 resamples of trajectories whose spread gives the interval.
-        confidence: Coverage of the interval, in (0, 1).
-
-    Returns:
-        The estimate, and the weights of Q [F].
-
-    Raises:
-        Refused: If there are fewer than 20 trajectories.
-    """
-    count = len(steps_BS)
-    _enough(np.ones(count), "fitted Q evaluation")
-    masked_BSF = np.where(steps_BS[..., None], features_BSF, 0.0)
-    next_BSF = np.zeros_like(masked_BSF)
-    next_BSF[:, :-1] = np.where(steps_BS[:, 1:, None], policy_features_BSF[:, 1:], 0.0)
-    # Sums of each trajectory: a resample of trajectories is a weighted sum of these.
-    square_BFF = np.einsum("bsf,bsg->bfg", masked_BSF, masked_BSF)
-    onward_BFF = gamma * np.einsum("bsf,bsg->bfg", masked_BSF, next_BSF)
-    reward_BF = np.einsum("bsf,bs->bf", masked_BSF, rewards_BS)
-    start_BF = policy_features_BSF[:, 0]
-    penalty = ridge * np.trace(square_BFF.sum(axis=0)) / square_BFF.shape[1]
-
-    def fitted(times_B: Floats) -> Floats:
-        square_FF = np.tensordot(times_B, square_BFF, 1) + penalty * np.eye(square_BFF.shape[1])
-        inverse_FF = np.linalg.inv(square_FF)
-        onward_FF = inverse_FF @ np.tensordot(times_B, onward_BFF, 1)
-        reward_F = inverse_FF @ (times_B @ reward_BF)
-        weights_F = np.zeros(len(reward_F))
-        for _ in range(steps_BS.shape[1]):
-            weights_F = reward_F + onward_FF @ weights_F
-        return np.asarray(weights_F)
-
-    weights_F = fitted(np.ones(count))
-    value = float((start_BF @ weights_F).mean())
-    spread = []
-    for _ in range(_REFITS):
-        times_B = rng.multinomial(count, np.full(count, 1.0 / count)).astype(np.float64)
-        spread.append(float(times_B @ (start_BF @ fitted(times_B))) / count)
-    low, high = np.quantile(spread, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    estimate = Estimate(
-        value=value, low=float(low), high=float(high), sample_size=float(count), method="fitted Q"
-    )
-    return estimate, weights_F
-
-
 def _discounts(steps_BS: Mask, gamma: float) -> Floats:
     return np.where(steps_BS, gamma ** np.arange(steps_BS.shape[1], dtype=np.float64), 0.0)
 
 
-def _enough(weights_B: Floats, name: str) -> float:
+def enough(weights_B: Floats, name: str) -> float:
+    """Effective sample size of weights.
+
+    Args:
+        weights_B: The weights of the trajectories.
+        name: Of the method, for the message.
+
+    Raises:
+        Refused: If it is below 20.
+    """
     size = effective_sample_size(weights_B)
     if size < LEAST_SAMPLE_SIZE:
         raise Refused(

@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from retro_lightning.replay.lock import locked
-from retro_lightning.replay.records import SCHEMA, upgraded
+from retro_lightning.replay.schema import SCHEMA
 from retro_lightning.replay.shard import (
     DATA,
     RECORD,
@@ -28,6 +28,7 @@ from retro_lightning.replay.shard import (
     read_record,
     sync,
 )
+from retro_lightning.replay.upgrade import upgraded
 from retro_lightning.trajectory import SCHEMA_VERSION
 
 _SMALL_ROWS, _SMALL_BYTES = 2048, 16 * 2**20

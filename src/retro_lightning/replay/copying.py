@@ -100,8 +100,9 @@ def _new(
     hashes = batch.column("content_hash").to_pylist()
     fresh, duplicates, conflicts = [], 0, 0
     for row in np.flatnonzero(rows).tolist():
-        stored = known.note(ids[row], hashes[row])
+        stored = known.find(ids[row])
         if stored is None:
+            known.add(ids[row], hashes[row])
             fresh.append(row)
         elif stored == hashes[row]:
             duplicates += 1

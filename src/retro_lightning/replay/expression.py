@@ -3,9 +3,10 @@
 The expression is parsed and walked; nothing is evaluated by Python, and whatever is not listed
 here is refused. Columns: ``task``, ``family``, ``behaviour``, ``source`` (texts); ``success``,
 ``faulted``, ``truncated``, ``outcome``, ``train`` (yes or no); ``total_return``, ``length``
-(steps), ``attempt`` (from 0), ``version`` (policy version; none = -1) and ``age`` (policy versions
-behind the store's newest; none = infinite). Operators: comparisons, ``in`` a list, ``and``, ``or``,
-``not``, ``+ - * /``, and ``like(family, "babyai/*")``.
+(steps), ``attempt`` (from 0), ``age`` (days since it was recorded; no comparison but ``!=`` holds
+where that is unknown), ``policy_version`` (none = -1) and ``staleness`` (policy versions behind the
+store's newest; none = infinite). Operators: comparisons, ``in`` a list, ``and``, ``or``, ``not``,
+``+ - * /``, and ``like(family, "babyai/*")``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import ast
 import fnmatch
 import operator
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +38,7 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Div: operator.truediv,
 }
 _LONGEST = 1000
+_DAY = 86400.0
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,13 @@ class _Texts:
         return chosen[self.codes] if len(chosen) else np.zeros(len(self.codes), np.bool_)
 
 
-def choose(expression: str, index: StoreIndex) -> Mask:
+def choose(expression: str, index: StoreIndex, now: float | None = None) -> Mask:
     """Mask over the index of the rows for which the expression holds.
+
+    Args:
+        expression: The expression.
+        index: The index.
+        now: Time from which ages are counted, in seconds since 1970; None = the present.
 
     Raises:
         ValueError: If the expression is none of this language; the message says where.
@@ -62,7 +70,7 @@ def choose(expression: str, index: StoreIndex) -> Mask:
         tree = ast.parse(expression.strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"the expression {expression!r} cannot be read: {error}") from None
-    columns = _columns(index)
+    columns = _columns(index, time.time() if now is None else now)
     with np.errstate(all="ignore"):
         result = _value(tree.body, columns)
     if isinstance(result, bool | np.bool_):
@@ -72,9 +80,9 @@ def choose(expression: str, index: StoreIndex) -> Mask:
     return result
 
 
-def _columns(index: StoreIndex) -> dict[str, Any]:
+def _columns(index: StoreIndex, now: float) -> dict[str, Any]:
     version = index.policy_version
-    age = np.where(version >= 0, version.max(initial=-1) - version, np.inf)
+    staleness = np.where(version >= 0, version.max(initial=-1) - version, np.inf)
     return {
         "task": _Texts(index.task_id, index.task_ids),
         "family": _Texts(index.family, index.families),
@@ -88,8 +96,9 @@ def _columns(index: StoreIndex) -> dict[str, Any]:
         "total_return": index.returns,
         "length": index.length,
         "attempt": index.attempt,
-        "version": version,
-        "age": age,
+        "age": (now - index.recorded_at) / _DAY,
+        "policy_version": version,
+        "staleness": staleness,
     }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from retro_lightning.replay.store import ReplayStore
-from retro_lightning.trajectory import Trajectory
 
 
 class Identities:
@@ -31,20 +30,13 @@ class Identities:
         )
         return cls(ids, hashes)
 
-    def add(self, trajectory: Trajectory) -> str | None:
-        """Take note of a trajectory.
-
-        Returns:
-            None if it is new; else the content hash of the one that has its identity.
-        """
-        return self.note(trajectory.trajectory_id, trajectory.content_hash)
-
-    def note(self, identity: str, content_hash: str) -> str | None:
-        """As ``add``, of a trajectory's identity and content hash."""
+    def find(self, identity: str) -> str | None:
+        """The content hash of the trajectory that has this identity; None = there is none."""
         place = int(np.searchsorted(self._ids, identity.encode()))
         if place < len(self._ids) and self._ids[place] == identity.encode():
             return str(self._hashes[place].decode())
-        if identity in self._added:
-            return self._added[identity]
+        return self._added.get(identity)
+
+    def add(self, identity: str, content_hash: str) -> None:
+        """Take note of a trajectory that is new."""
         self._added[identity] = content_hash
-        return None

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from retro_lightning.replay.records import INDEX_FIELDS
+from retro_lightning.replay.schema import INDEX_FIELDS
 
 Codes = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -24,6 +24,7 @@ _NUMBERS: dict[str, type[np.generic]] = {
     "length": np.int64,
     "attempt": np.int64,
     "policy_version": np.int64,
+    "recorded_at": np.float64,
     "truncated": np.bool_,
     "faulted": np.bool_,
     "is_train": np.bool_,
@@ -50,6 +51,7 @@ class StoreIndex:
         length: Steps [N].
         attempt: Number of the attempt [N].
         policy_version: Policy version, -1 = no policy of ours [N].
+        recorded_at: When it was recorded, in seconds since 1970; NaN = unknown [N].
         truncated: Whether the episode was cut before it ended [N].
         faulted: Whether the environment raised [N].
         is_train: Whether the task belongs to the training split [N].
@@ -66,6 +68,7 @@ class StoreIndex:
     length: Codes
     attempt: Codes
     policy_version: Codes
+    recorded_at: npt.NDArray[np.float64]
     truncated: Mask
     faulted: Mask
     is_train: Mask
@@ -161,6 +164,7 @@ def _part(table: pa.Table) -> dict[str, Any]:
         "length": _numbers(table["length"], np.int64),
         "attempt": _numbers(table["attempt"], np.int64),
         "policy_version": _numbers(table["policy_version"].fill_null(-1), np.int64),
+        "recorded_at": _numbers(table["recorded_at"], np.float64),
         "truncated": _numbers(truncation.is_valid(), np.bool_),
         "faulted": _numbers(pc.equal(truncation, "fault").fill_null(False), np.bool_),
         "is_train": _numbers(pc.equal(table["split"], "train").fill_null(False), np.bool_),

@@ -1,120 +1,55 @@
-"""Data half: the Arrow schema of a shard, and records ⇄ Arrow, column by column.
-
-One row is one trajectory. What the index needs stands in top-level columns, so that it is read
-without touching the steps; ``steps`` is a list of structs. Any Arrow reader understands a shard.
-"""
+"""Behaviour half: trajectories ⇄ the Arrow columns of a shard."""
 
 from __future__ import annotations
 
 import itertools
 import sys
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from retro_lightning.trajectory import SCHEMA_VERSION, Generation, Step, Task, Trajectory
-
-_TEXTS = pa.list_(pa.string())
-_IDS = pa.list_(pa.int32())
-_FLOATS = pa.list_(pa.float64())
-
-_GENERATION = pa.struct(
-    [
-        pa.field("context_ids", _IDS, nullable=False),
-        pa.field("action_ids", _IDS, nullable=False),
-        pa.field("value", pa.float64()),
-        pa.field("thought_length", pa.int32()),
-        pa.field("thought_log_prob", pa.float64()),
-        pa.field("temperature", pa.float64()),
-        pa.field("kept_ids", pa.list_(_IDS)),
-    ]
-)
-_STEP = pa.struct(
-    [
-        pa.field("observation", pa.string(), nullable=False),
-        pa.field("valid_actions", _TEXTS),
-        pa.field("action", pa.string(), nullable=False),
-        pa.field("reward", pa.float64(), nullable=False),
-        pa.field("thought", pa.string()),
-        pa.field("log_prob", pa.float64()),
-        pa.field("log_probs", _FLOATS),
-        pa.field("generation", _GENERATION),
-    ]
-)
-SCHEMA = pa.schema(
-    [
-        pa.field("trajectory_id", pa.string(), nullable=False),
-        pa.field("content_hash", pa.string(), nullable=False),
-        pa.field("task_id", pa.string(), nullable=False),
-        pa.field("family", pa.string(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("instruction", pa.string(), nullable=False),
-        pa.field("seed", pa.int64(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("behaviour_id", pa.string(), nullable=False),
-        pa.field("run", pa.string(), nullable=False),
-        pa.field("attempt", pa.int32(), nullable=False),
-        pa.field("policy_version", pa.int64()),
-        pa.field("tokenizer", pa.string()),
-        pa.field("terminated", pa.bool_(), nullable=False),
-        pa.field("truncated", pa.bool_(), nullable=False),
-        pa.field("truncation", pa.string()),
-        pa.field("fault", pa.string()),
-        pa.field("reflections", _TEXTS),
-        pa.field("outcome_return", pa.float64()),
-        pa.field("success", pa.bool_(), nullable=False),
-        pa.field("total_return", pa.float64(), nullable=False),
-        pa.field("length", pa.int32(), nullable=False),
-        pa.field("schema_version", pa.int32(), nullable=False),
-        pa.field("final_observation", pa.string(), nullable=False),
-        pa.field("final_valid_actions", _TEXTS),
-        pa.field("steps", pa.list_(pa.field("item", _STEP, nullable=False)), nullable=False),
-    ],
-    metadata={"retro_lightning.schema_version": str(SCHEMA_VERSION)},
-)
-"""Columns of a shard. Lengths are in steps, log-probabilities natural, null = unknown or none."""
-
-INDEX_FIELDS = tuple(
-    SCHEMA.field(name)
-    for name in (
-        "task_id",
-        "family",
-        "split",
-        "source",
-        "behaviour_id",
-        "run",
-        "attempt",
-        "policy_version",
-        "truncation",
-        "success",
-        "total_return",
-        "length",
-    )
-)
-"""Columns that the index keeps in memory."""
+from retro_lightning.replay import upgrade
+from retro_lightning.replay.content import CONTENT, content_hashes
+from retro_lightning.replay.schema import GENERATION, SCHEMA, STEP
+from retro_lightning.trajectory import Generation, Step, Task, Trajectory
 
 _TASK_FIELDS = ("task_id", "family", "split", "instruction", "seed")
 _NESTED = ("final_valid_actions", "reflections", "steps")
+_DERIVED = ("trajectory_id", "content_hash", "total_return", "length")
+_NO_GENERATION = Generation(context_ids=(), action_ids=())
+_STORED = tuple(name for name in SCHEMA.names if name not in _DERIVED)
 
 
-def encode(trajectories: Sequence[Trajectory]) -> pa.RecordBatch:
-    """Trajectories as one Arrow record batch, a row each, in their order."""
-    columns: list[pa.Array] = []
-    for column in SCHEMA:
-        if column.name == "steps":
-            columns.append(_encode_steps([t.steps for t in trajectories]))
-        elif column.name in ("final_valid_actions", "reflections"):
-            lists = [getattr(t, column.name) for t in trajectories]
-            columns.append(_encode_lists(lists, _TEXTS))
-        elif column.name in _TASK_FIELDS:
-            values = [getattr(t.task, column.name) for t in trajectories]
-            columns.append(pa.array(values, column.type))
-        else:
-            values = [getattr(t, column.name) for t in trajectories]
-            columns.append(pa.array(values, column.type))
-    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+def encode(trajectories: Sequence[Trajectory], now: float | None = None) -> pa.RecordBatch:
+    """Trajectories as one Arrow record batch, a row each, in their order.
+
+    Args:
+        trajectories: The trajectories.
+        now: When those were recorded that do not say it themselves, in seconds since 1970 (UTC).
+    """
+    tasks = [t.task for t in trajectories]
+    columns = {
+        field.name: _column(tasks if field.name in _TASK_FIELDS else trajectories, field)
+        for field in SCHEMA
+        if field.name not in ("content_hash", "steps")
+    }
+    columns["steps"] = _encode_steps([t.steps for t in trajectories])
+    if now is not None:
+        columns["recorded_at"] = columns["recorded_at"].fill_null(now)
+    hashes = content_hashes([columns[name] for name in CONTENT])
+    columns["content_hash"] = pa.array(hashes, pa.string())
+    return pa.RecordBatch.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA)
+
+
+def content_hash(trajectory: Trajectory) -> str:
+    """Hash of everything that was recorded, whoever recorded it (``content``).
+
+    Of many trajectories ``encode`` has it for a fiftieth of the time each.
+    """
+    return str(encode([trajectory]).column("content_hash")[0].as_py())
 
 
 def decode(batch: pa.RecordBatch) -> list[Trajectory]:
@@ -124,14 +59,10 @@ def decode(batch: pa.RecordBatch) -> list[Trajectory]:
         batch: Rows with the columns of ``SCHEMA``, or of an older version of it; not a slice of a
             larger batch.
     """
-    batch = upgraded(batch)
+    batch = upgrade.columns(batch, _STORED)
     plain: dict[str, list[Any]] = {
-        column.name: batch.column(column.name).to_pylist()
-        for column in SCHEMA
-        if column.name not in _NESTED
+        name: batch.column(name).to_pylist() for name in _STORED if name not in _NESTED
     }
-    for derived in ("trajectory_id", "content_hash", "total_return", "length"):
-        del plain[derived]
     tasks = [
         Task(**dict(zip(_TASK_FIELDS, values, strict=True)))
         for values in zip(*(plain.pop(name) for name in _TASK_FIELDS), strict=True)
@@ -156,89 +87,27 @@ def decode(batch: pa.RecordBatch) -> list[Trajectory]:
     ]
 
 
-def upgraded(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Rows of an older record layout with the columns of ``SCHEMA``; what they lacked is null."""
-    if batch.schema.equals(SCHEMA):
-        return batch
-    arrays = [
-        _upgraded(batch.column(column.name), column.type)
-        if column.name in batch.schema.names
-        else pa.nulls(len(batch), column.type)
-        for column in SCHEMA
-    ]
-    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
-
-
-def _upgraded(array: pa.Array, wanted: pa.DataType) -> pa.Array:
-    if array.type.equals(wanted):
-        return array
-    if pa.types.is_list(wanted):
-        values = _upgraded(array.values, wanted.value_type)
-        missing = array.is_null() if array.null_count else None
-        return pa.ListArray.from_arrays(array.offsets, values, type=wanted, mask=missing)
-    if pa.types.is_struct(wanted):
-        present = {field.name for field in array.type}
-        children = [
-            _upgraded(array.field(field.name), field.type)
-            if field.name in present
-            else pa.nulls(len(array), field.type)
-            for field in wanted
-        ]
-        return pa.StructArray.from_arrays(children, fields=list(wanted), mask=array.is_null())
-    return array.cast(wanted)
-
-
 def _encode_steps(episodes: Sequence[tuple[Step, ...]]) -> pa.ListArray:
     steps = [step for episode in episodes for step in episode]
-    children = [
-        pa.array([step.observation for step in steps], pa.string()),
-        _encode_lists([step.valid_actions for step in steps], _TEXTS),
-        pa.array([step.action for step in steps], pa.string()),
-        pa.array([step.reward for step in steps], pa.float64()),
-        pa.array([step.thought for step in steps], pa.string()),
-        pa.array([step.log_prob for step in steps], pa.float64()),
-        _encode_lists([step.log_probs for step in steps], _FLOATS),
-        _encode_generations([step.generation for step in steps]),
-    ]
+    generations = _encode_generations([step.generation for step in steps])
+    plain = [_column(steps, field) for field in STEP if field.name != "generation"]
     return pa.ListArray.from_arrays(
-        _offsets(episodes),
-        pa.StructArray.from_arrays(children, fields=list(_STEP)),
+        pa.array(np.cumsum([0, *map(len, episodes)]), pa.int32()),
+        pa.StructArray.from_arrays([*plain, generations], fields=list(STEP)),
         type=SCHEMA.field("steps").type,
     )
 
 
 def _encode_generations(generations: Sequence[Generation | None]) -> pa.StructArray:
-    children = [
-        _encode_lists([() if g is None else g.context_ids for g in generations], _IDS),
-        _encode_lists([() if g is None else g.action_ids for g in generations], _IDS),
-        pa.array([None if g is None else g.value for g in generations], pa.float64()),
-        pa.array([None if g is None else g.thought_length for g in generations], pa.int32()),
-        pa.array([None if g is None else g.thought_log_prob for g in generations], pa.float64()),
-        pa.array([None if g is None else g.temperature for g in generations], pa.float64()),
-        _encode_kept([None if g is None else g.kept_ids for g in generations]),
-    ]
+    there = [g if g is not None else _NO_GENERATION for g in generations]
     missing = pa.array([g is None for g in generations], pa.bool_())
-    return pa.StructArray.from_arrays(children, fields=list(_GENERATION), mask=missing)
+    children = [_column(there, field) for field in GENERATION]
+    return pa.StructArray.from_arrays(children, fields=list(GENERATION), mask=missing)
 
 
-def _encode_kept(rows: Sequence[tuple[tuple[int, ...], ...] | None]) -> pa.ListArray:
-    inner = _encode_lists([ids for row in rows if row for ids in row], _IDS)
-    missing = pa.array([row is None for row in rows], pa.bool_())
-    return pa.ListArray.from_arrays(_offsets(rows), inner, type=pa.list_(_IDS), mask=missing)
-
-
-def _encode_lists(rows: Sequence[Sequence[Any] | None], type_: pa.ListType) -> pa.ListArray:
-    """Lists from rows of values; None becomes null."""
-    flat = pa.array([value for row in rows if row for value in row], type_.value_type)
-    missing = pa.array([row is None for row in rows], pa.bool_())
-    return pa.ListArray.from_arrays(_offsets(rows), flat, type=type_, mask=missing)
-
-
-def _offsets(rows: Sequence[Sequence[Any] | None]) -> pa.Int32Array:
-    offsets = np.zeros(len(rows) + 1, dtype=np.int32)
-    lengths = np.fromiter((len(row) if row else 0 for row in rows), np.int32, len(rows))
-    np.cumsum(lengths, out=offsets[1:])
-    return pa.array(offsets)
+def _column(records: Sequence[object], field: pa.Field) -> pa.Array:
+    """A field of every record."""
+    return pa.array(list(map(attrgetter(field.name), records)), field.type)
 
 
 def _decode_steps(column: pa.ListArray) -> list[tuple[Step, ...]]:

@@ -1,5 +1,7 @@
 """Data half: a shard's record, its place among the others, and how files are published.
 
+A shard's name begins with its number and a hash of the identities and contents in it, whenever they
+were recorded: a run that is repeated publishes shards in the same order. The last part is random.
 A compaction shard's name ends in ``-c``; its record names the shards that it replaces and the place
 in the order that was theirs. Whatever a store's folder holds, ``generation`` says what is read.
 """
@@ -11,14 +13,14 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from retro_lightning.replay.records import SCHEMA
+from retro_lightning.replay.schema import SCHEMA
 from retro_lightning.trajectory import SCHEMA_VERSION
 
 DATA, RECORD = ".arrow", ".json"
@@ -120,6 +122,51 @@ def generation(records: Iterable[ShardRecord]) -> list[ShardRecord]:
     return sorted((r for r in records if r.name not in replaced), key=lambda r: r.order)
 
 
+def standing_for(
+    snapshot: Iterable[str],
+    known: Mapping[str, ShardRecord],
+    damaged: Mapping[str, str],
+    folder: Path,
+) -> set[str]:
+    """Names of the shards that have a snapshot's rows.
+
+    In the place of a shard may stand a compaction of nothing but the snapshot's shards, or one of
+    the same number and contents: a history that was made a second time.
+
+    Args:
+        snapshot: Names of the snapshot's shards.
+        known: The undamaged shards by name.
+        damaged: What is wrong with the others.
+        folder: The store, for messages.
+
+    Raises:
+        ValueError: If a shard of the snapshot is missing or damaged.
+    """
+    twins = {_stem(name): name for name in known}
+    wanted = {name if name in known else twins.get(_stem(name), name) for name in snapshot}
+    originals = {name for name in wanted if name not in known}
+    for name in wanted & known.keys():
+        originals |= known[name].originals
+    kept = {
+        name for name, record in known.items() if name in wanted or record.originals <= originals
+    }
+    held = {name for each in kept for name in known[each].originals}
+    for name in sorted(wanted - kept - held):
+        if name in damaged:
+            raise ValueError(f"the checkpoint's snapshot needs a shard: {damaged[name]}")
+        raise ValueError(
+            f"replay store {folder}: shard {name} of the checkpoint's snapshot is missing; restore "
+            "the folder or start the run anew under another name"
+        )
+    return kept
+
+
+def _stem(name: str) -> str:
+    """A name without its random part: number, contents, and whether it is a compaction."""
+    number, contents, *rest = name.split("-")
+    return "-".join((number, contents, *rest[1:]))
+
+
 def publish(
     folder: Path, number: int, batches: Iterable[pa.RecordBatch], replaced: list[ShardRecord]
 ) -> str:
@@ -138,16 +185,18 @@ def publish(
         OSError: If the folder cannot be written.
     """
     sink = pa.BufferOutputStream()
-    rows = 0
+    rows, content = 0, hashlib.sha256()
     with pa.ipc.new_file(sink, SCHEMA) as writer:
         for batch in batches:
             writer.write_batch(batch)
             rows += len(batch)
+            for column in ("trajectory_id", "content_hash"):
+                content.update("".join(batch.column(column).to_pylist()).encode())
     data = sink.getvalue()
     digest = hashlib.sha256(data).hexdigest()
     record: dict[str, Any] = {"rows": rows, "size": data.size, "sha256": digest}
     record["schema"] = SCHEMA_VERSION
-    name = f"{number:08d}-{digest[:8]}-{uuid.uuid4().hex[:8]}"
+    name = f"{number:08d}-{content.hexdigest()[:8]}-{uuid.uuid4().hex[:8]}"
     if replaced:
         name += _COMPACTED
         names = {shard.name for shard in replaced} | {n for s in replaced for n in s.replaces}

@@ -11,6 +11,7 @@ import pyarrow as pa
 from retro_lightning.replay.arrays import ShardArrays
 from retro_lightning.replay.index import INDEX_SCHEMA
 from retro_lightning.replay.shard import DATA, ShardRecord, remedy
+from retro_lightning.replay.upgrade import columns
 
 _OPEN_SHARDS = 256
 """Mappings that are kept, about 0.2 MiB of memory each."""
@@ -55,12 +56,12 @@ class Shelf:
         Raises:
             ValueError: If it is damaged.
         """
-        columns = pa.Table.from_batches([self.mapped(record).select(INDEX_SCHEMA.names)])
+        found = pa.Table.from_batches([columns(self.mapped(record), INDEX_SCHEMA.names)])
         try:
-            columns.validate(full=True)
+            found.validate(full=True)
         except pa.ArrowInvalid as error:
             raise self._damaged(record, str(error)) from None
-        return columns.cast(INDEX_SCHEMA)
+        return found.cast(INDEX_SCHEMA)
 
     def shard(self, record: ShardRecord) -> ShardArrays:
         """A shard's rows; the least recently used mapping is closed."""

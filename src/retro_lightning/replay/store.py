@@ -12,6 +12,7 @@ merged by publishing a new one that names those it replaces (``compaction``).
 from __future__ import annotations
 
 import contextlib
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -22,7 +23,8 @@ import pyarrow as pa
 from retro_lightning.replay import compaction
 from retro_lightning.replay.arrays import ShardArrays, TrainingArrays
 from retro_lightning.replay.index import StoreIndex
-from retro_lightning.replay.records import SCHEMA, decode, encode, upgraded
+from retro_lightning.replay.records import decode, encode
+from retro_lightning.replay.schema import SCHEMA
 from retro_lightning.replay.shard import (
     DATA,
     RECORD,
@@ -32,9 +34,11 @@ from retro_lightning.replay.shard import (
     publish,
     published,
     read_record,
+    standing_for,
     sync,
 )
 from retro_lightning.replay.shelf import Shelf
+from retro_lightning.replay.upgrade import columns, upgraded
 from retro_lightning.trajectory import Trajectory
 
 _SET_ASIDE, _QUARANTINE = "set_aside", "quarantine"
@@ -64,8 +68,6 @@ class ReplayStore:
         self._shelf = Shelf(self.path)
         self._last_number = -1
         self._known: dict[str, ShardRecord] = {}
-        self._records: list[ShardRecord] = []
-        self._starts = np.zeros(1, dtype=np.int64)
         self.damaged: dict[str, str] = {}
         self.refresh()
 
@@ -92,7 +94,7 @@ class ReplayStore:
         if not trajectories:
             raise ValueError("cannot append a shard of no trajectories")
         self._last_number += 1
-        name = publish(self.path, self._last_number, [encode(trajectories)], [])
+        name = publish(self.path, self._last_number, [encode(trajectories, time.time())], [])
         compaction.after_append(self.path)
         return name
 
@@ -118,9 +120,7 @@ class ReplayStore:
                 damaged[name] = str(error)
         replaced = {name for record in found.values() for name in record.replaces}
         self._known = found
-        self._records = generation(found.values())
-        self._starts = np.cumsum([0, *(record.rows for record in self._records)])
-        self._index: StoreIndex | None = None
+        self._read(generation(found.values()))
         numbers = [record.number for record in found.values()]
         self._last_number = max([self._last_number, *numbers])
         previous, self.damaged = (
@@ -129,6 +129,11 @@ class ReplayStore:
         )
         for name in self.damaged.keys() - previous.keys():
             warnings.warn(f"left out: {self.damaged[name]}", stacklevel=2)
+
+    def _read(self, records: list[ShardRecord]) -> None:
+        self._records = records
+        self._starts = np.cumsum([0, *(record.rows for record in records)])
+        self._index: StoreIndex | None = None
 
     def snapshot(self) -> tuple[str, ...]:
         """Names of the shards that are read, in order: a generation of the store."""
@@ -149,27 +154,23 @@ class ReplayStore:
             ValueError: If a shard of the snapshot is missing or damaged.
         """
         self.refresh()
-        wanted = set(snapshot)
-        originals = {name for name in wanted if name not in self._known}
-        for name in wanted & self._known.keys():
-            originals |= self._known[name].originals
-        kept = {
-            name
-            for name, record in self._known.items()
-            if name in wanted or record.originals <= originals
-        }
-        held = {name for each in kept for name in self._known[each].originals}
-        for name in sorted(wanted - kept - held):
-            if name in self.damaged:
-                raise ValueError(f"the checkpoint's snapshot needs a shard: {self.damaged[name]}")
-            raise ValueError(
-                f"replay store {self.path}: shard {name} of the checkpoint's snapshot is "
-                "missing; restore the folder or start the run anew under another name"
-            )
+        kept = standing_for(snapshot, self._known, self.damaged, self.path)
         for name in sorted((self._known.keys() | self.damaged.keys()) - kept):
             self._move(name, _SET_ASIDE)
         self._last_number = -1
         self.refresh()
+
+    def view(self, snapshot: Iterable[str]) -> None:
+        """Read a generation and nothing newer, until the next ``refresh``; nothing is moved.
+
+        For a store that others may have appended to, with the same rows as ``restore`` leaves.
+
+        Raises:
+            ValueError: If a shard of the snapshot is missing or damaged.
+        """
+        self.refresh()
+        kept = standing_for(snapshot, self._known, self.damaged, self.path)
+        self._read(generation(self._known[name] for name in kept))
 
     def verify(self) -> list[str]:
         """Compare every shard with its checksum; one sentence per damaged shard."""
@@ -240,10 +241,7 @@ class ReplayStore:
     def columns(self, names: Sequence[str]) -> pa.Table:
         """Top-level columns of all trajectories, in the order of the index."""
         schema = pa.schema([SCHEMA.field(name) for name in names])
-        parts = [
-            upgraded(self._shelf.shard(record).batch).select(list(names))
-            for record in self._records
-        ]
+        parts = [columns(self._shelf.shard(record).batch, names) for record in self._records]
         return pa.Table.from_batches(parts, schema=schema)
 
     def batches(self, damaged: list[str]) -> Iterator[tuple[int, pa.RecordBatch]]:

@@ -135,19 +135,14 @@ class ReplayDataModule(AttachedData):
         self.tokenizer: PreTrainedTokenizerBase | None = None
         if not self._needs_history():
             return
-        path = self.sources.history_path()
         self.tokenizer = self.sources.load_tokenizer()
-        self.history_store = ReplayStore(path)
+        self.history_store = ReplayStore(self.sources.history_path())
         own = ReplayStore(self.run_dir / "store", create=True) if stage == "fit" else None
         transcript = Transcript(self.tokenizer, max_length=self.context)
         self.memory = ReplayMemory(self.history_store, own, transcript)
         self._begun = False
-        if stage == "fit" and not self.memory.learnable.any():
-            raise ValueError(
-                f"the history {path} holds no learnable trajectory of a training task (of its "
-                f"{len(self.memory.index)}, {self.memory.index.unlearnable}): make or import one "
-                "first"
-            )
+        if stage == "fit":
+            self.memory.require_learnable()
 
     def read_as(self, policy: Policy) -> None:
         """Encode stored trajectories with the policy's tokenizer, which may be another."""
@@ -157,8 +152,7 @@ class ReplayDataModule(AttachedData):
     def begin_fit(self) -> None:
         """Set aside what an earlier fit left in the run's directory, unless this one goes on there.
 
-        Whether it does is known only after ``setup``: to be called in ``on_fit_start``, by all
-        processes; calls after the first do nothing.
+        Known only after ``setup``: for ``on_fit_start``, in all processes; more calls do nothing.
         """
         if self._begun:
             return
@@ -205,8 +199,8 @@ class ReplayDataModule(AttachedData):
     def train_dataloader(self) -> ReplayBatches:
         """The current epoch's gradient steps that have not been taken yet.
 
-        Where in its plan a resumed fit goes on follows from the optimiser steps taken: a batch in
-        the middle of which it was stopped is learnt from again.
+        Where a resumed fit goes on follows from the optimiser steps taken: a batch in the middle of
+        which it was stopped is learnt from again.
         """
         trainer = self.attached
         module: Any = trainer.lightning_module
@@ -223,9 +217,8 @@ class ReplayDataModule(AttachedData):
 
     def _steps_done(self) -> int:
         """Gradient steps of the current plan that were taken."""
-        trainer, plan = self.attached, self.curricula.plan
-        taken = 0 if plan is None else trainer.global_step - plan.begun
-        return taken * trainer.accumulate_grad_batches
+        plan, step = self.curricula.plan, self.attached.global_step
+        return 0 if plan is None else (step - plan.begun) * self.attached.accumulate_grad_batches
 
     def exposure(self) -> npt.NDArray[np.int64]:
         """How often each trajectory of ``index`` was learnt from in this fit."""
@@ -277,11 +270,10 @@ class ReplayDataModule(AttachedData):
 
     def _evaluation(self, split: Split) -> TaskBatches | HeldOutBatches:
         """Dealt to the processes without padding or repetition; of tasks, a batch per family."""
-        rank, world_size = self.attached.global_rank, self.attached.world_size
-        if not self.environments:
-            size = self.curricula.batch_size
-            return HeldOutBatches(self.memory, split, size, rank, world_size)
-        return TaskBatches([tasks[rank::world_size] for tasks in self.tasks(split).values()])
+        rank, size = self.attached.global_rank, self.attached.world_size
+        if self.environments:
+            return TaskBatches([tasks[rank::size] for tasks in self.tasks(split).values()])
+        return HeldOutBatches(self.memory, split, self.curricula.batch_size, rank, size)
 
     def predict_dataloader(self) -> ReplayBatches:
         """The history, every trajectory that a policy can read once, in its order."""
@@ -290,13 +282,12 @@ class ReplayDataModule(AttachedData):
 
     # ------------------------------------------------------------------ checkpoints
     def state_dict(self) -> dict[str, Any]:
-        """Snapshot of the run store and state of the curricula, as primitives."""
-        return {"snapshot": list(self.memory.snapshot()), **self.curricula.state_dict()}
+        """Snapshots of both stores and state of the curricula, as primitives."""
+        return {**self.memory.state_dict(), **self.curricula.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Return to a checkpoint of a fit; rollouts newer than it are set aside, never read."""
         if not self.fitting:
             return
-        self.memory.require_whole()
-        self.memory.restore(state_dict["snapshot"])
+        self.memory.load_state_dict(state_dict)
         self.curricula.load_state_dict(state_dict)

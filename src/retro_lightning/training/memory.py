@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,25 +55,45 @@ class ReplayMemory:
             self._own.refresh()
         self._reindex()
 
-    def snapshot(self) -> tuple[str, ...]:
-        """The generation of the run's own store that is read."""
-        return () if self._own is None else self._own.snapshot()
+    def state_dict(self) -> dict[str, list[str]]:
+        """The generations that are read, of the history and of the run's own store."""
+        own = () if self._own is None else self._own.snapshot()
+        return {"history": list(self._history.snapshot()), "snapshot": list(own)}
 
-    def require_whole(self) -> None:
-        """Refuse to go on from a checkpoint over a history of which a shard is damaged.
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Return to the generations of a checkpoint, so that rows are what they were.
+
+        What has been added to the history since is not read; what is newer in the run's own store
+        is set aside. Checkpoints of earlier releases do not name the history's generation.
 
         Raises:
-            ValueError: If one is; a fit that begins anew reads what is left.
+            ValueError: If a shard is missing or damaged.
         """
-        for sentence in self._history.damaged.values():
+        if "history" in state:
+            self._history.view(state["history"])
+        elif self._history.damaged:
+            sentence = min(self._history.damaged.values())
             raise ValueError(f"the checkpoint has learnt from more of the history: {sentence}")
+        self.restore(state["snapshot"])
+
+    def require_learnable(self) -> None:
+        """Refuse to fit where there is nothing to learn from.
+
+        Raises:
+            ValueError: Saying what the stores hold instead.
+        """
+        if not self.learnable.any():
+            raise ValueError(
+                f"the history {self._history.path} holds no learnable trajectory of a training "
+                f"task (of its {len(self.index)}, {self.index.unlearnable}): make or import one "
+                "first"
+            )
 
     def restore(self, snapshot: Iterable[str]) -> None:
         """Return to a generation of the run's own store; what is newer is set aside, never read."""
         if self._own is not None:
             self._own.restore(snapshot)
-        kept = len(self._history)
-        self._encoded = {row: entry for row, entry in self._encoded.items() if row < kept}
+        self._encoded = {}
         self._reindex()
 
     # ------------------------------------------------------------------ reading

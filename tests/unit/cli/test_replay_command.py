@@ -71,6 +71,7 @@ def test_an_import_again_goes_on_and_tells(tmp_path: Path, capsys) -> None:
     ("line", "sentence"),
     [
         ("replay import --format chat --store S", "required: FILE"),
+        ("replay import --store S F", "retro-lightning: replay import: the following arguments"),
         ("replay import --format nonsense --store S F", "invalid choice: 'nonsense'"),
         ("replay import --format chat --store S nowhere.jsonl", "there is no file nowhere.jsonl"),
         ("replay import --format mapping --store S F", "needs --mapping FILE"),

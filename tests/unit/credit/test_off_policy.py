@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from retro_lightning.credit.fitted_q import fitted_q
 from retro_lightning.credit.off_policy import (
     Estimate,
     Ratios,
     Refused,
     doubly_robust,
     effective_sample_size,
-    fitted_q,
     per_decision,
     weighted_importance_sampling,
 )

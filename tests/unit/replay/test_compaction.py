@@ -164,7 +164,7 @@ def test_one_at_a_time(tmp_path: Path) -> None:
 def test_shards_of_an_older_layout_are_rewritten(tmp_path: Path, monkeypatch) -> None:
     store, made = filled(tmp_path, 2)
     with monkeypatch.context() as patched:
-        patched.setattr(compaction, "SCHEMA_VERSION", 3)
+        patched.setattr(compaction, "SCHEMA_VERSION", 4)
         assert store.compact().replaced == 1
     assert len(store.snapshot()) == 1
     assert all_of(store) == made

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from itertools import groupby
 
 import numpy as np
@@ -17,7 +19,8 @@ from tests.support import random_trajectory
 
 def trajectories(seed: int, count: int) -> list[Trajectory]:
     rng = np.random.default_rng(seed)
-    return [random_trajectory(rng, number) for number in range(count)]
+    made = [random_trajectory(rng, number) for number in range(count)]
+    return [dataclasses.replace(t, recorded_at=1e9 + t.attempt) if t.success else t for t in made]
 
 
 def index_of(made: list[Trajectory]) -> StoreIndex:
@@ -30,6 +33,8 @@ def check(index: StoreIndex, made: list[Trajectory]) -> None:
     assert index.success.tolist() == [t.success for t in made]
     assert index.length.tolist() == [t.length for t in made]
     assert index.attempt.tolist() == [t.attempt for t in made]
+    times = [math.nan if t.recorded_at is None else t.recorded_at for t in made]
+    np.testing.assert_array_equal(index.recorded_at, times)
     versions = [-1 if t.policy_version is None else t.policy_version for t in made]
     assert index.policy_version.tolist() == versions
     assert index.faulted.tolist() == [t.truncation == "fault" for t in made]

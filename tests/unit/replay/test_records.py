@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 
 import numpy as np
-import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retro_lightning.replay.records import SCHEMA, decode, encode
+from retro_lightning.replay.records import content_hash, decode, encode
+from retro_lightning.replay.schema import SCHEMA
 from retro_lightning.trajectory import SCHEMA_VERSION, Trajectory
+from tests.old_layouts import old_batch
 from tests.support import random_trajectory
-
-ADDED_IN_2 = ("reflections", "outcome_return")
 
 
 def trajectories(seed: int, count: int) -> list[Trajectory]:
@@ -69,7 +66,7 @@ def test_every_field_of_the_records_is_stored() -> None:
             **plain,
             **lists,
             "trajectory_id": trajectory.trajectory_id,
-            "content_hash": trajectory.content_hash,
+            "content_hash": content_hash(trajectory),
             "total_return": trajectory.total_return,
             "length": trajectory.length,
         }
@@ -80,29 +77,9 @@ def test_the_layout_carries_its_version() -> None:
     assert SCHEMA.metadata[b"retro_lightning.schema_version"] == str(SCHEMA_VERSION).encode()
 
 
-def _version_1(row: dict) -> dict:
-    """What release 1 would have written of a row."""
-    steps = [
-        {
-            **step,
-            "generation": step["generation"]
-            and {key: step["generation"][key] for key in ("context_ids", "action_ids", "value")},
-        }
-        for step in row["steps"]
-    ]
-    old = {k: v for k, v in row.items() if k not in ("reflections", "outcome_return")}
-    return {**old, "steps": steps, "schema_version": 1}
-
-
 def test_rows_of_version_1_are_read_with_what_they_lacked_filled_in() -> None:
     made = [t for t in trajectories(5, 40) if t.steps]
-    nested = [pa.field(f.name, f.type) for f in SCHEMA if f.name not in ADDED_IN_2]
-    rows = [_version_1(row) for row in encode(made).to_pylist()]
-    types = {f.name: f.type for f in nested if f.name != "steps"}
-    old = pa.table(
-        {k: pa.array([row[k] for row in rows], types.get(k)) for k in rows[0]}
-    ).to_batches()[0]
-    read = decode(old)
+    read = decode(old_batch(made, 1))
     assert [t.schema_version for t in read] == [1] * len(made)
     for before, after in zip(made, read, strict=True):
         assert after.trajectory_id == before.trajectory_id
@@ -117,23 +94,3 @@ def test_rows_of_version_1_are_read_with_what_they_lacked_filled_in() -> None:
                     temperature=1.0,
                     kept_ids=None,
                 )
-
-
-def test_a_record_of_version_1_keeps_its_content_hash() -> None:
-    (one,) = trajectories(5, 1)
-    plain = dataclasses.replace(
-        random_trajectory(np.random.default_rng(7), steps=2),
-        reflections=(),
-        task=dataclasses.replace(one.task, task_id="family-0:1", family="family-0"),
-    )
-    steps = tuple(dataclasses.replace(s, generation=None) for s in plain.steps)
-    plain = dataclasses.replace(plain, steps=steps)
-    # The hash as version 1 defined it: every field it had, in the order of their names.
-    had = {
-        f.name: getattr(plain, f.name)
-        for f in dataclasses.fields(plain)
-        if f.name not in (*ADDED_IN_2, "run", "attempt", "policy_version", "schema_version")
-    }
-    text = json.dumps(had, sort_keys=True, separators=(",", ":"), default=dataclasses.asdict)
-    assert plain.content_hash == hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-    assert plain.content_hash != dataclasses.replace(plain, reflections=("try",)).content_hash

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from retro_lightning.replay import shard as shard_module
 from retro_lightning.replay import shelf
 from retro_lightning.replay import store as store_module
+from retro_lightning.replay.records import content_hash
 from retro_lightning.replay.store import ReplayStore
 from retro_lightning.trajectory import Trajectory
 from tests.support import random_trajectory
@@ -101,8 +102,8 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
     for process in writers:
         process.join()
     store = ReplayStore(tmp_path)
-    expected = [t.content_hash for n in range(3) for t in trajectories(10, seed=n)]
-    assert sorted(t.content_hash for t in store.read(range(30))) == sorted(expected)
+    expected = [content_hash(t) for n in range(3) for t in trajectories(10, seed=n)]
+    assert sorted(map(content_hash, store.read(range(30)))) == sorted(expected)
     assert store.verify() == []
 
 
@@ -353,3 +354,25 @@ def test_bad_use_is_refused_in_one_sentence(tmp_path: Path) -> None:
         store.append([])
     assert store.read([]) == []
     assert len(ReplayStore(tmp_path / "new", create=True).index) == 0
+
+
+def test_a_view_reads_a_generation_and_moves_nothing(tmp_path: Path) -> None:
+    store, made = filled(tmp_path / "store", 2, 3)
+    then = store.snapshot()
+    store.append(trajectories(4, seed=5))
+    store.compact()  # the three as one: the snapshot's own shards are there still
+    before = sorted(path.name for path in store.path.iterdir())
+    store.view(then)
+    assert store.snapshot() == then
+    assert store.read(range(len(store))) == made
+    assert store.index.attempt.tolist() == [t.attempt for t in made]
+    assert sorted(path.name for path in store.path.iterdir()) == before
+    store.refresh()
+    assert len(store) == 9
+    again, _ = filled(tmp_path / "again", 2, 3)  # the same history, made a second time
+    assert again.snapshot() != then
+    again.view(then)
+    assert again.read(range(5)) == made
+    other, _ = filled(tmp_path / "other", 3, 2)
+    with pytest.raises(ValueError, match=r"shard 00000000-\S+ of the checkpoint's snapshot"):
+        other.view(then)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,15 @@ import numpy as np
 import pytest
 import torch
 
+import tiny
+from retro_lightning.cli.main import main
 from retro_lightning.credit.baselines import PerTask
 from retro_lightning.credit.cloning import AdvantageWeightedCloning, FilteredCloning
 from retro_lightning.credit.estimators import PolicyGradient
 from retro_lightning.environments.base import make_tasks
+from retro_lightning.policy.policy import Policy
+from retro_lightning.replay.records import encode
+from retro_lightning.replay.shard import publish
 from retro_lightning.replay.store import ReplayStore
 from retro_lightning.rollout.behaviours import Expert, RandomWalker, run_behaviour
 from retro_lightning.rollout.history import StoredHistory
@@ -145,6 +151,27 @@ def test_it_is_gone_on_with_exactly(whole: Fit, logs: Path, tmp_path: Path, stop
     assert_same(resumed.result(), whole.result())
 
 
+def test_logs_that_came_in_since_do_not_change_what_is_gone_on_with(
+    whole: Fit, logs: Path, tmp_path: Path
+) -> None:
+    """A user's own store may grow while a fit is stopped: its rows must stay what they were."""
+    grown, cache = tmp_path / "logs", whole.run_dir.parent / "cache"
+    shutil.copytree(logs, grown)
+    settings = _settings(grown)
+    settings["data"]["tokenizer"] = str(next(cache.glob("store-*-tokenizer-*")))
+    with pytest.raises(SystemExit):
+        Fit(tmp_path / "run", cache, callbacks=[STOPS["forward"]()], **settings).run()
+    store = ReplayStore(grown)
+    late = [replace(t, run="late") for t in store.read(range(0, len(store), 3))]
+    # A writer that had seen nothing yet: its shard stands among the first, not behind them.
+    publish(grown, 0, [encode(late)], [])
+    store.compact()
+    resumed = Fit(tmp_path / "run", cache, **settings)
+    resumed.run(resumed.last)
+    assert len(ReplayStore(grown)) == len(resumed.datamodule.history_store) + len(late)
+    assert_same(resumed.result(), whole.result())
+
+
 @pytest.mark.parametrize("objective", [FilteredCloning(), PolicyGradient()])
 def test_other_objectives_learn_from_logs_too(
     whole: Fit, logs: Path, tmp_path: Path, objective: Any
@@ -200,3 +227,26 @@ def test_held_out_metrics_by_hand() -> None:
     only_failures = held_out_metrics([Scored(0, 0.0, False, -1.0)])
     assert only_failures == {"logprob": -1.0, "logprob_failure": -1.0, "ranked_tasks": 0.0}
     assert not any(math.isnan(value) for value in only_failures.values())
+
+
+def test_a_hugging_face_model_by_name_learns_from_logs(
+    logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command of ``docs/offline.md``, with a directory in the place of a name."""
+    monkeypatch.chdir(tmp_path)
+    tiny.language_model("llama", len(tiny.tokenizer())).save_pretrained("model")
+    tiny.tokenizer().save_pretrained("model")
+    config = Path(__file__).parents[3] / "conf" / "offline.yaml"
+    words = ["--config", str(config), "--data.history.init_args.path", str(logs)]
+    words += ["--model.language_model", "retro_lightning.policy.language_model.PretrainedLM"]
+    words += ["--model.language_model.name", "model", "--data.tokenizer", "model"]
+    words += ["--trainer.logger", "false", "--trainer.max_epochs", "1"]
+    assert main(["fit", *words, "--data.batches_per_epoch", "2"]) == 0
+    learnt = Policy.load(Path("runs/offline/checkpoints/last-policy"))
+    assert learnt.version == 2
+    assert learnt.transcript.fingerprint == Policy.load("model").transcript.fingerprint
+    before = Policy.load("model").lm.state_dict()
+    after = learnt.lm.state_dict()
+    changed = [name for name, value in after.items() if (value != before[name]).any()]
+    assert any("embed_tokens" in name for name in changed)
+    assert any("mlp" in name for name in changed)

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from retro_lightning.policy.batch import collate
+from retro_lightning.replay.records import content_hash
 from retro_lightning.replay.store import ReplayStore
 from retro_lightning.rollout.history import StoredHistory
 from retro_lightning.training.tasks import fixed_tasks
@@ -32,7 +33,7 @@ def test_runs_do_not_see_each_other_and_the_history_stays(make_fit, cache_dir):
     memory = second.datamodule.memory
     history = len(second.datamodule.history_store)
     rows = list(range(history, len(memory.index)))
-    seen = {(t.trajectory_id, t.content_hash) for t, _ in memory.load(rows)}
+    seen = {(t.trajectory_id, content_hash(t)) for t, _ in memory.load(rows)}
     assert seen == set(stored(second.run_dir))
     assert not seen & set(own)
     run_ids = {t.run for t in second.datamodule.history_store.read(range(history))}

@@ -5,7 +5,7 @@ their message, or their tool calls with the message as thought; ``reasoning_cont
 Results in a step's ``observation`` are seen before the next. ATIF has no field for a reward: it is
 read from ``reward`` in a step's ``metrics`` (or their ``extra``), or in ``extra`` of the whole or
 of ``final_metrics``. Log-probabilities of another model's tokens are not kept: they are of a token
-sequence that no transcript of ours makes.
+sequence that no transcript of ours makes. It was recorded at the latest ``timestamp`` of a step.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ def _trajectory(
     family = options.family or "atif"
     task = draft.make_task(family, talk.observations[0], talk.instruction)
     names = (agent.get("name"), agent.get("version"), agent.get("model_name"))
+    times = [draft.moment(step.get("timestamp"), "timestamp") for step in record["steps"]]
     return draft.make_attempt(
         "atif",
         source,
@@ -67,6 +68,7 @@ def _trajectory(
         final_observation=talk.final_observation,
         behaviour_id=" ".join(draft.text(n, "agent") for n in names if n is not None) or None,
         run=options.run or _session(record),
+        recorded_at=max((time for time in times if time is not None), default=None),
     )
 
 

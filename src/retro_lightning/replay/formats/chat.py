@@ -3,7 +3,8 @@
 ``messages`` is all that must be there, with a ``reward`` of the conversation, or a ``reward`` in
 assistant messages. What may stand beside them: ``success`` (default: a positive return),
 ``task_id``, ``family``, ``attempt`` or ``trial`` (default: counted in the file's order), ``model``
-(who acted), ``reflections`` (what it had been told) and ``truncation``.
+(who acted), ``reflections`` (what it had been told), ``truncation``, and ``created`` or
+``timestamp`` (when, in seconds since 1970 or in ISO 8601).
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ def conversation(
         truncation=truncation(record.get("truncation")),
         behaviour_id=None if model is None else draft.text(model, "model"),
         reflections=[draft.text(reflection, "a reflection") for reflection in told],
+        recorded_at=draft.moment(record.get("created", record.get("timestamp")), "created"),
     )
 
 

@@ -10,6 +10,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from retro_lightning.environments.base import split_of, state_hash
@@ -19,6 +20,8 @@ from retro_lightning.trajectory import Step, Task, Trajectory, Truncation
 
 _OWN_HASH = re.compile(r"[0-9a-f]{32}")
 _LARGEST_ATTEMPT = 2**31 - 1
+_LATEST = 1e11
+"""Seconds since 1970 beyond which a time must be in another unit: the year 5138."""
 
 
 def field(record: dict[str, Any], name: str) -> Any:
@@ -46,6 +49,32 @@ def number(value: Any, what: str) -> float:
     if not math.isfinite(result):
         raise BadRecordError(f"{what} is {result}, not a finite number")
     return result
+
+
+def moment(value: Any, what: str) -> float | None:
+    """A time in seconds since 1970, also as text, or in ISO 8601 (UTC unless it says otherwise).
+
+    None stays None: the log does not say.
+    """
+    if value is None:
+        return None
+    seconds = number(_seconds(value, what) if isinstance(value, str) else value, what)
+    if abs(seconds) > _LATEST:
+        raise BadRecordError(f"{what} is {seconds:g}, which is no time in seconds since 1970")
+    return seconds
+
+
+def _seconds(value: str, what: str) -> float:
+    try:
+        told = datetime.fromisoformat(value)
+        return (told if told.tzinfo is not None else told.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        try:
+            return float(value)
+        except ValueError:
+            raise BadRecordError(
+                f"{what} is {value[:40]!r}, neither seconds since 1970 nor ISO 8601"
+            ) from None
 
 
 def flag(value: Any, what: str) -> bool:
@@ -137,6 +166,7 @@ def make_attempt(
     run: str | None = None,
     reflections: Iterable[str] = (),
     outcome_return: float | None = None,
+    recorded_at: float | None = None,
 ) -> Trajectory:
     """A trajectory with ``source="import:<format>"``.
 
@@ -156,6 +186,7 @@ def make_attempt(
         run: Label of the run, where it is not the file's.
         reflections: What the agent had been told when the attempt began.
         outcome_return: Return, where the log tells no steps.
+        recorded_at: When the log says that it was recorded, in seconds since 1970.
     """
     made = Trajectory(
         task=task,
@@ -173,6 +204,7 @@ def make_attempt(
         fault=fault,
         reflections=tuple(reflections),
         outcome_return=outcome_return,
+        recorded_at=recorded_at,
     )
     for part in _texts(made):
         _utf8(part)

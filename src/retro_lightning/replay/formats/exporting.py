@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 from retro_lightning.replay.formats.messages import calls_of
 from retro_lightning.replay.index import Mask, StoreIndex
-from retro_lightning.replay.records import SCHEMA, decode
+from retro_lightning.replay.records import decode
+from retro_lightning.replay.schema import SCHEMA
 from retro_lightning.replay.store import ReplayStore
 from retro_lightning.trajectory import Step, Trajectory
 
@@ -97,6 +98,8 @@ def chat_record(made: Trajectory) -> dict[str, Any]:
         record["reflections"] = list(made.reflections)
     if made.truncation is not None and made.truncation != "fault":
         record["truncation"] = made.truncation
+    if made.recorded_at is not None:
+        record["created"] = made.recorded_at
     return record
 
 

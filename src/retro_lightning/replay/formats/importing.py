@@ -8,6 +8,7 @@ and goes on.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from retro_lightning.replay.formats.items import Attempt, Check, Item, Options, 
 from retro_lightning.replay.formats.source import Source
 from retro_lightning.replay.identities import Identities
 from retro_lightning.replay.lock import locked
+from retro_lightning.replay.records import content_hash, encode
 from retro_lightning.replay.store import ReplayStore
 from retro_lightning.trajectory import Trajectory
 
@@ -132,7 +134,7 @@ class _Intake:
         store.refresh()
         self._store, self._rejects, self._max_errors = store, rejects, max_errors
         self._known = Identities.of(store)
-        self._waiting: list[Trajectory] = []
+        self._waiting: dict[str, Trajectory] = {}
         self._text = 0
         self._errors = 0
         self._file: IO[str] | None = None
@@ -158,9 +160,12 @@ class _Intake:
 
     def _trajectory(self, item: Attempt, report: FileReport) -> None:
         made = item.trajectory
-        stored = self._known.add(made)
+        identity = made.trajectory_id
+        stored = self._known.find(identity)
+        if stored is None and identity in self._waiting:
+            stored = content_hash(self._waiting[identity])
         if stored is None:
-            self._waiting.append(made)
+            self._waiting[identity] = made
             self._text += sum(len(s.observation) + len(s.action) for s in made.steps)
             report.imported += 1
             report.outcome_records += made.outcome_return is not None
@@ -168,7 +173,7 @@ class _Intake:
             report.total_return += made.total_return
             if len(self._waiting) >= _SHARD_ROWS or self._text >= _SHARD_TEXT:
                 self._publish()
-        elif stored == made.content_hash:
+        elif stored == content_hash(made):
             report.duplicates += 1
             self._write(item.line, "duplicate", "the store has this very record already", report)
         else:
@@ -197,5 +202,10 @@ class _Intake:
 
     def _publish(self) -> None:
         if self._waiting:
-            self._store.append(self._waiting)
-            self._waiting, self._text = [], 0
+            batch = encode(list(self._waiting.values()), time.time())
+            self._store.adopt([batch])
+            for identity, content in zip(
+                self._waiting, batch.column("content_hash").to_pylist(), strict=True
+            ):
+                self._known.add(identity, content)
+            self._waiting, self._text = {}, 0

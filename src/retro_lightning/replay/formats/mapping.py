@@ -17,6 +17,7 @@ A value names a field, with dots into objects and numbers into lists (``result.0
     behaviour: agent
     reflections: told          # a list of texts
     final_observation: outcome
+    recorded_at: finished      # seconds since 1970, or ISO 8601
 
 Without ``steps`` and ``episode``, every record is an attempt of one step.
 """
@@ -42,7 +43,7 @@ _STEP_KEYS = ("observation", "thought", "action", "reward", "valid_actions")
 _KEYS = (
     *_STEP_KEYS,
     *("task", "steps", "episode", "return", "success", "task_id", "attempt", "behaviour"),
-    *("reflections", "final_observation"),
+    *("reflections", "final_observation", "recorded_at"),
 )
 _WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -194,6 +195,7 @@ def _trajectory(
         final_observation="" if final is None else draft.text(final, fields["final_observation"]),
         behaviour_id=None if behaviour is None else str(behaviour),
         reflections=[draft.text(t, fields["reflections"]) for t in draft.sequence(told, "told")],
+        recorded_at=draft.moment(_optional(last, fields, "recorded_at"), "recorded_at"),
     )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from retro_lightning.replay.formats import draft
 from retro_lightning.replay.formats.items import (
@@ -61,7 +61,7 @@ class _Trial:
     found: dict[str, int] = field(default_factory=dict)
     halted: list[int] = field(default_factory=list)
     repeated: int = 0
-    questions: dict[str, tuple[int, str]] = field(default_factory=dict)
+    questions: dict[str, tuple[int, Trajectory]] = field(default_factory=dict)
 
 
 def read(source: Source, options: Options) -> Iterator[Item]:
@@ -128,7 +128,7 @@ def _attempt(
         return
     earlier = trial.questions.get(question)
     if earlier is not None:
-        if earlier[1] == made.content_hash:
+        if _same(earlier[1], made):
             yield Remark(
                 block.line,
                 f"trial {trial.number}: the attempt of line {earlier[0]} stands here again, as "
@@ -138,13 +138,18 @@ def _attempt(
         else:
             yield Reject(block.line, f"line {earlier[0]} is this trial's attempt at the question")
         return
-    trial.questions[question] = (block.line, made.content_hash)
+    trial.questions[question] = (block.line, made)
     trial.found[block.section] = trial.found.get(block.section, 0) + 1
     if block.section == "HALTED":
         trial.halted.append(block.line)
     before = trials[-2].questions.get(question) if len(trials) > 1 else None
-    trial.repeated += before is not None and before[1] == made.content_hash and made.success
+    trial.repeated += made.success and before is not None and _same(before[1], made)
     yield Attempt(block.line, made)
+
+
+def _same(one: Trajectory, other: Trajectory) -> bool:
+    """Whether two attempts differ in their number alone."""
+    return replace(one, attempt=other.attempt) == other
 
 
 def _trajectory(

@@ -17,11 +17,12 @@ import pyarrow.parquet as pq
 from retro_lightning.replay.formats import chat, draft
 from retro_lightning.replay.formats.items import Attempt, BadRecordError, Item, Options, Reject
 from retro_lightning.replay.formats.source import Source
-from retro_lightning.replay.records import SCHEMA, decode
+from retro_lightning.replay.records import decode
+from retro_lightning.replay.schema import SCHEMA
 from retro_lightning.trajectory import Split, Trajectory, Truncation
 
 _ROWS = 64
-_OWN = {column.name for column in SCHEMA} - {"reflections", "outcome_return"}
+_OWN = {column.name for column in SCHEMA} - {"reflections", "outcome_return", "recorded_at"}
 
 
 def read(source: Source, options: Options) -> Iterator[Item]:

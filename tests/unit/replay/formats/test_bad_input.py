@@ -61,6 +61,8 @@ def run(
         (json.dumps({**GOOD, "reward": 10**400}).encode(), "reward is inf, not a finite"),
         (json.dumps({**GOOD, "attempt": -1}).encode(), "attempt is -1, not between"),
         (json.dumps({**GOOD, "attempt": 2**31}).encode(), "attempt is 2147483648, not between"),
+        (json.dumps({**GOOD, "created": "yesterday"}).encode(), "'yesterday', neither seconds"),
+        (json.dumps({**GOOD, "created": 1.764e12}).encode(), "1.764e+12, which is no time in sec"),
         (json.dumps({**GOOD, "truncation": "rm -rf"}).encode(), "truncation is 'rm -rf'; known"),
         (json.dumps({**GOOD, "messages": []}).encode(), "no assistant message"),
         (json.dumps({**GOOD, "messages": {}}).encode(), "messages is an object, not a list"),

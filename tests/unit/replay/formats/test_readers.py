@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from retro_lightning.environments.base import split_of
+from retro_lightning.replay.formats import exporting
 from retro_lightning.replay.formats.items import Attempt, Check, Item, Options, Reject, Remark
 from retro_lightning.replay.formats.readers import READERS
 from retro_lightning.replay.formats.source import Source
-from retro_lightning.replay.records import encode
+from retro_lightning.replay.records import content_hash, encode
 from retro_lightning.trajectory import Trajectory
 from tests.support import random_trajectory
 
@@ -114,7 +115,7 @@ def test_reflexion_hotpotqa() -> None:
         "I looked for the Sibyl, not for the ceiling.\n  Next time I look for the chapel.",
         "I guessed too early.",
     )
-    assert again.content_hash == river.content_hash
+    assert content_hash(again) == content_hash(river)
     assert [(c.told, c.found) for c in found if isinstance(c, Check)] == [
         ("1/1/1", "1/1/1"),
         ("2/0/0", "2/0/1"),
@@ -173,6 +174,44 @@ def test_atif() -> None:
     assert made.steps[0].thought == "I need to look.\nLet me see."
     assert [s.reward for s in made.steps] == [0.0, 0.25]
     assert (made.behaviour_id, made.run) == ("gardener 1.0 tiny", "s-17")
+
+
+NOON = 1_764_072_000.0  # 2025-11-25 12:00:00 UTC: 20,417 days and 12 hours after 1970 began
+TALK = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+STAMPED = [
+    {"source": "user", "message": "hi", "timestamp": "2025-11-25T11:58:00Z"},
+    {"source": "agent", "message": "hello", "timestamp": "2025-11-25T12:00:00Z"},
+]
+
+
+@pytest.mark.parametrize(
+    ("format_", "record"),
+    [
+        ("chat", {"messages": TALK, "reward": 1, "created": NOON}),
+        ("chat", {"messages": TALK, "reward": 1, "timestamp": "2025-11-25T13:00:00+01:00"}),
+        (
+            "atif",
+            {
+                "schema_version": "ATIF-v1.4",
+                "agent": {"name": "me"},
+                "steps": STAMPED,
+                "extra": {"reward": 1},
+            },
+        ),
+        ("mapping", {"q": "hi", "a": "hello", "r": 1, "when": str(NOON)}),
+        ("mapping", {"q": "hi", "a": "hello", "r": 1, "when": "2025-11-25 12:00"}),
+    ],
+)
+def test_a_log_says_when_it_was_recorded(tmp_path: Path, format_: str, record: dict) -> None:
+    file, mapping = tmp_path / "log.jsonl", tmp_path / "mapping.yaml"
+    file.write_text(json.dumps(record), encoding="utf-8")
+    mapping.write_text("{task: q, action: a, reward: r, recorded_at: when}", encoding="utf-8")
+    options = Options(mapping=mapping if format_ == "mapping" else None)
+    (found,) = READERS[format_](Source(file), options)
+    assert isinstance(found, Attempt)
+    assert found.trajectory.recorded_at == NOON
+    if format_ == "chat":
+        assert exporting.chat_record(found.trajectory)["created"] == NOON
 
 
 def test_mapping_of_a_csv() -> None:
