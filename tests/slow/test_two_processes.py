@@ -25,7 +25,7 @@ fit = Fit(folder / "run", folder / "cache", make_phases=lambda: phases(None), tr
 fit.run()
 rank = fit.trainer.global_rank
 torch.save(fit.module.require_policy().state_dict(), folder / f"{rank}.pt")
-counts = {name: count.episodes for name, count in fit.module.judgement.counts.families.items()}
+counts = {name: count.episodes for name, count in fit.module.counts.families.items()}
 mine = [t.task.task_id for t in fit.module.judgement.trajectories]
 (folder / f"{rank}.json").write_text(json.dumps([counts, mine]))
 """

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lightning.pytorch.trainer.states import TrainerFn
+
 from retro_lightning.evaluation import EvaluationCounts
 from retro_lightning.policy.batch import Batch
 from retro_lightning.training.held_out import Scored, gathered, held_out_metrics, score
@@ -53,6 +55,8 @@ class Judgement:
         if parts:
             self._scored += score(module.require_policy(), parts, data.index.task_id.tolist())
             return
+        if module.trainer.state.fn == TrainerFn.FITTING:
+            module.require_policy().version = module.global_step
         tasks = [item for item in batch if isinstance(item, Task)]
         self.trajectories.extend(try_tasks(module, tasks, stage))
 

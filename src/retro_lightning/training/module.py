@@ -16,6 +16,7 @@ from retro_lightning.credit.baselines import Baseline, NoBaseline
 from retro_lightning.credit.estimators import check_pair
 from retro_lightning.credit.scales import ReturnScale
 from retro_lightning.curriculum.feedback import Feedback
+from retro_lightning.evaluation import EvaluationCounts
 from retro_lightning.policy.actions import ActionDistribution
 from retro_lightning.policy.batch import Batch
 from retro_lightning.policy.conditioning import TaskConditioning
@@ -231,6 +232,11 @@ class PolicyGradientModule(L.LightningModule):
             self, self._data, optimizer, gradient_clip_val or None if by_norm else None
         )
 
+    @property
+    def counts(self) -> EvaluationCounts | None:
+        """Outcomes of the last validation or test, over all processes; callbacks read it."""
+        return self.judgement.counts
+
     def over_processes(self, values: Tensor, operation: str) -> Tensor:
         """``sum`` or ``mean`` over processes; DDP averages gradients, so normalisers are means."""
         if self.trainer.world_size == 1:
@@ -251,16 +257,11 @@ class PolicyGradientModule(L.LightningModule):
     # ------------------------------------------------------------------ evaluation
     def validation_step(self, batch: list[Task] | list[Batch], batch_idx: int) -> None:
         """Try one family's validation tasks, or judge by held-out trajectories."""
-        self._judge(batch, "val")
+        self.judgement.take(self, self._data, batch, "val")
 
     def test_step(self, batch: list[Task] | list[Batch], batch_idx: int) -> None:
         """Try one family's test tasks, or judge by held-out trajectories."""
-        self._judge(batch, "test")
-
-    def _judge(self, batch: list[Task] | list[Batch], stage: str) -> None:
-        if self._data.environments and self.trainer.state.fn == TrainerFn.FITTING:
-            self.require_policy().version = self.global_step
-        self.judgement.take(self, self._data, batch, stage)
+        self.judgement.take(self, self._data, batch, "test")
 
     def on_validation_epoch_start(self) -> None:
         """Begin with no trajectories."""

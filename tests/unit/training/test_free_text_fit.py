@@ -79,7 +79,7 @@ def test_a_fit_on_free_text_runs_through_with_the_agreement_check_on(
         assert step.log_prob is not None
         assert (step.thought is not None) == (text.thought_tokens > 0)
         assert 1 <= len(step.generation.action_ids) - step.generation.thought_length <= 4
-    assert fit.module.judgement.counts is not None
+    assert fit.module.counts is not None
     policy = fit.module.require_policy()
     policy.save(tmp_path / "policy")
     again = Policy.load(tmp_path / "policy")
