@@ -107,12 +107,10 @@ class PolicyGradientModule(L.LightningModule):
         self.conditioning, self.distribution = conditioning, distribution
         self.text, self.trained, self.history_window = text, trained, history_window
         self.optimizer = optimizer
-        self.warmup_steps = warmup_steps
-        self.decay_from = decay_from
+        self.warmup_steps, self.decay_from = warmup_steps, decay_from
         self.final_learning_rate = final_learning_rate
         self.greedy_evaluation = greedy_evaluation
-        self.initial_policy = initial_policy
-        self.seed = seed
+        self.initial_policy, self.seed = initial_policy, seed
         self.policy: Policy | None = None
         self.judgement = Judgement()
         self._phase = 0
@@ -197,8 +195,8 @@ class PolicyGradientModule(L.LightningModule):
         self._step.renew(self._data)
         if any(phase.objective.needs_proximal for phase in self.phases):
             self._step.remember(self.require_policy())
-        curriculum = self._data.describe_curriculum()
-        self.log_dict({f"curriculum/{name}": value for name, value in curriculum.items()})
+        told = self._data.describe_curriculum().items()
+        self.log_dict({f"curriculum/{name}": value for name, value in told})
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed this step's noise from (run seed, step), so that a resumed run repeats it."""
@@ -228,9 +226,8 @@ class PolicyGradientModule(L.LightningModule):
         self._step.normalise(self)
         self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         by_norm = gradient_clip_algorithm in (None, "norm")
-        self._step.finish(
-            self, self._data, optimizer, gradient_clip_val or None if by_norm else None
-        )
+        limit = gradient_clip_val or None if by_norm else None
+        self._step.finish(self, self._data, optimizer, limit)
 
     @property
     def counts(self) -> EvaluationCounts | None:
@@ -281,7 +278,6 @@ class PolicyGradientModule(L.LightningModule):
         """Log test success."""
         self.judgement.finish(self, self._data, "test")
 
-    # ------------------------------------------------------------------ prediction
     def predict_step(self, batch: list[Batch], batch_idx: int) -> list[tuple[int, list[float]]]:
         """The policy's log-probability of every stored action.
 
