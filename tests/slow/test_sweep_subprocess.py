@@ -63,11 +63,11 @@ def test_a_process_for_each_trial(workplace, monkeypatch, capsys):
         "seeds": [1],
         "execution": "subprocess",
         "confirm": {"top": 0},
-        "space": {_WIDTH: {"choices": [64, _TOO_WIDE], "default": "64"}},
+        "space": {_WIDTH: {"choices": {"narrow": 64, "wide": _TOO_WIDE}, "default": "narrow"}},
         "sampler": {
             "class_path": "optuna.samplers.PartialFixedSampler",
             "init_args": {
-                "fixed_params": {_WIDTH: str(_TOO_WIDE)},
+                "fixed_params": {_WIDTH: "wide"},
                 "base_sampler": {"class_path": "optuna.samplers.RandomSampler"},
             },
         },
