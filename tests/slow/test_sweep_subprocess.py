@@ -45,12 +45,12 @@ def test_a_process_for_each_trial(workplace, monkeypatch, capsys):
     started: list[int] = []
 
     class Process(subprocess.Popen[bytes]):
-        """A process for a trial; the second one is killed."""
+        """A process for a trial; the third one is killed."""
 
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
             started.append(self.pid)
-            if len(started) == 2:
+            if len(started) == 3:
                 threading.Thread(target=kill_at_work, args=(self.pid,), daemon=True).start()
 
     monkeypatch.setattr(worker, "subprocess", SimpleNamespace(Popen=Process))
@@ -63,11 +63,11 @@ def test_a_process_for_each_trial(workplace, monkeypatch, capsys):
         "seeds": [1],
         "execution": "subprocess",
         "confirm": {"top": 0},
-        "space": {_WIDTH: {"choices": [64, _TOO_WIDE], "default": str(_TOO_WIDE)}},
+        "space": {_WIDTH: {"choices": {"narrow": 64, "wide": _TOO_WIDE}, "default": "narrow"}},
         "sampler": {
             "class_path": "optuna.samplers.PartialFixedSampler",
             "init_args": {
-                "fixed_params": {_WIDTH: "64"},
+                "fixed_params": {_WIDTH: "wide"},
                 "base_sampler": {"class_path": "optuna.samplers.RandomSampler"},
             },
         },
@@ -76,9 +76,9 @@ def test_a_process_for_each_trial(workplace, monkeypatch, capsys):
     assert main(["sweep", "--config", "sweep.yaml"]) == 0
     assert len(set(started)) == 3
     states = [t.state for t in trials()]
-    assert states == [TrialState.FAIL, TrialState.FAIL, TrialState.COMPLETE]
+    assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.FAIL]
     shown = capsys.readouterr().out
-    for trial, words in enumerate(["allocate memory", "signal 9 (out of memory?)"]):
+    for trial, words in enumerate(["allocate memory", "signal 9 (out of memory?)"], 1):
         [entry] = [
             t
             for t in json.loads(Path("runs/apart/ranking.json").read_text())["trials"]

@@ -73,9 +73,8 @@ class Board:
                 line = "  ".join(w for w in words if w)
                 best = best_of(trials, self._metrics)
                 tail = "" if best is None else f"  best: trial {best.number} {_values(best)}"
-                self._console.print(
-                    f"{line}  ({done}/{self._slots.count}){tail}", highlight=False, markup=False
-                )
+                line = f"{line}  ({done}/{self._slots.count}){tail}"
+                self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def best_of(trials: Sequence[FrozenTrial], metrics: Mapping[str, str]) -> FrozenTrial | None:

@@ -153,12 +153,15 @@ def _comparison(
 def _winner(
     sweep: Sweep, slots: Slots, definition: Mapping[str, Any], comparison: Report | None
 ) -> tuple[str, Mapping[str, Any] | None]:
-    """The candidate that was best on fresh seeds; without a confirmation, the best trial."""
+    """The candidate that was best on fresh seeds; without a comparison, the best trial."""
     if comparison is not None:
         label = comparison.arms[0].label
         return label, definition["params"][label]
     best = best_of(slots.trials(), sweep.settings.metrics)
-    return ("-", None) if best is None else (f"trial {best.number}", best.params)
+    if best is None:
+        return "-", None
+    candidates = (label for label, p in definition["params"].items() if p == best.params)
+    return next(candidates, f"trial {best.number}"), best.params
 
 
 def _write_best(sweep: Sweep, params: Mapping[str, Any]) -> Path:
