@@ -135,8 +135,7 @@ class RetryCurves(Callback):
                 "family": family,
                 "task": trained.task.instruction,
                 "attempt": trained.steps[0].observation,
-                **_columns(BEFORE, next(measured)),
-                **_columns(TRAINED, next(measured)),
+                **_side_by_side(next(measured), next(measured)),
             }
             for _, trained in chosen
         ]
@@ -237,11 +236,15 @@ def _before(run_dir: Path) -> Policy | None:
     return Policy.load(path).eval() if path.is_dir() else None
 
 
-def _columns(arm: str, measured: Measured) -> dict[str, Any]:
+def _side_by_side(before: Measured, trained: Measured) -> dict[str, Any]:
+    """Two reflections on one attempt; retries told a placebo or nothing are the same for both."""
     return {
-        arm: measured.reflection,
-        f"{arm}: lift": measured.lift,
-        f"{arm}: return": measured.told,
-        f"{arm}: with placebo": measured.placebo,
-        f"{arm}: told nothing": measured.nothing,
+        BEFORE: before.reflection,
+        TRAINED: trained.reflection,
+        f"lift, {BEFORE}": before.lift,
+        f"lift, {TRAINED}": trained.lift,
+        f"return told {BEFORE}": before.told,
+        f"return told {TRAINED}": trained.told,
+        "return told a placebo": trained.placebo,
+        "return told nothing": trained.nothing,
     }

@@ -113,10 +113,10 @@ def test_reflections_before_and_after_stand_side_by_side_with_their_lift(tested:
     ]
     for row in rows:
         for arm in ("before", "trained"):
-            lift = row[f"{arm}: return"] - row[f"{arm}: with placebo"]
-            assert row[f"{arm}: lift"] == pytest.approx(lift)
+            lift = row[f"return told {arm}"] - row["return told a placebo"]
+            assert row[f"lift, {arm}"] == pytest.approx(lift)
             assert isinstance(row[arm], str)
-        assert row["before: told nothing"] == row["trained: told nothing"]
+        assert list(row)[3:7] == ["before", "trained", "lift, before", "lift, trained"]
         assert row["attempt"].endswith("return 0")
 
 
