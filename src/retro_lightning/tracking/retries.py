@@ -25,6 +25,7 @@ from retro_lightning.retrospection.curves import (
     shuffled,
     table,
 )
+from retro_lightning.retrospection.scripted import require_retrospection
 from retro_lightning.tracking.curves import save_figure
 from retro_lightning.tracking.figures import retry_curves
 from retro_lightning.tracking.mlflow import MLflowRun
@@ -69,6 +70,11 @@ class RetryCurves(Callback):
         self.retries, self.tasks = retries, tasks
         self.held_out = held_out if held_out is not None else {}
         self.shown, self.lift_samples = shown, lift_samples
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse families that no reflections are written in before anything is trained."""
+        for family, make in self.held_out.items():
+            require_retrospection(make(), family).close()
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure, keep, draw, print."""
