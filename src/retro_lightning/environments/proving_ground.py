@@ -177,7 +177,7 @@ class HiddenObject(ProvingGround):
         held = f"the {label} box holds the {self._subjects[len(self._used)]}"
         if len(self._used) < 2:
             return held, None
-        return f"{held}. time is up. the {self._subject} was in the {self._secret} box", False
+        return f"{held}. time is up. missed: {self._subject} {self._secret} box", False
 
 
 class _Pointed(ProvingGround):
@@ -242,7 +242,7 @@ class LockedDoor(_Pointed):
     TAKE = "take the {label} key"
     BETWEEN = "you hold the {label} key. doors: {subjects}"
     POINT = "unlock the {subject}"
-    WRONG = "the {label} key breaks. the {subject} lock takes the {secret} key"
+    WRONG = "the {label} key breaks. the lock says: {subject} {secret} key"
     RIGHT = "the {subject} is open"
 
 
@@ -259,7 +259,7 @@ class RefusedCall(_Pointed):
     TAKE = "connect(region: {label})"
     BETWEEN = "session in {label}. tables: {subjects}"
     POINT = "fetch(table: {subject})"
-    WRONG = "error: no {subject} in {label}. {subject} is stored in region {secret}"
+    WRONG = "error: no {subject} in {label}. see {subject} {secret} region"
     RIGHT = "{subject} fetched"
 
 
@@ -276,7 +276,7 @@ class RecordsRoom(_Pointed):
     TAKE = "open the {label} box"
     BETWEEN = "the {label} box is open. tables: {subjects}"
     POINT = "take {subject}"
-    WRONG = "error: no {subject} in the {label} box. {subject} is stored in the {secret} box"
+    WRONG = "error: no {subject} in the {label} box. see {subject} {secret} box"
     RIGHT = "you hold {subject}"
 
 
