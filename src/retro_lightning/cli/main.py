@@ -25,6 +25,7 @@ _COMMANDS = {
     "bench": "measure estimators on a stored batch, asked against achieved returns, off-policy",
     "sweep": "search a space of configurations by many fits, and confirm what won",
     "compare": "say which runs are better, and whether the difference is real",
+    "retries": "put together what reflecting gains over the seeds of a Retroformer job",
     "export": "write a trained policy as a Hugging Face directory with a model card",
     "play": "watch an agent step by step in the terminal, or play yourself",
 }
@@ -137,6 +138,10 @@ def _command(name: str) -> Callable[[str, list[str]], object]:
         from retro_lightning.cli.compare import compare
 
         return compare
+    if name == "retries":
+        from retro_lightning.cli.retries import retries
+
+        return retries
     if name == "export":
         from retro_lightning.cli.export import export
 

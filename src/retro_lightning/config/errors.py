@@ -28,6 +28,10 @@ _WRONG_CLASS = re.compile(
 )
 _EXPECTED = re.compile(r"Expected an? <class '([\w.]+)'>")
 _VALUE = re.compile(r"(?:Got value|Given value): (?P<value>[^\n]*)")
+_CHOICES = re.compile(
+    r"Expected an? typing\.Literal\[(?P<choices>[^\]]+)\]\. "
+    r"Got value: (?P<value>.*?)(?:\. Got|\n|$)"
+)
 _REFERENCE = re.compile(r"Interpolation key '\.*(?P<key>[^']+)'|trying to access (?P<node>[\w.]+)")
 _FULL_KEY = re.compile(r"full_key: (?P<key>\S+)")
 _NOISE = re.compile(r"^\s*(?:-\s*)?(?:Does not validate|Subtypes:|Errors:|Given value|Expected a)")
@@ -104,8 +108,14 @@ def _bad_value(key: str, rest: str, args: Sequence[str]) -> ConfigError:
     path = found[-1] if found else None
     if inner := list(re.finditer(r'Parser key "([^"]+)"', rest)):
         name, rest = inner[-1][1], rest[inner[-1].end() :]
-        place = _find(args, under=key, last=name.split(".")[-1])
-        return _wrong_type(_where(place, place.key if place else f"{key}.{name}", args), rest)
+        last = name.split(".")[-1]
+        given = [word.partition("=")[0].lstrip("-") for word in args if word.startswith("--")]
+        option = [each for each in given if each.startswith(f"{key}.") and each.endswith(last)]
+        place = _find(args, under=key, last=last)
+        if match := _CHOICES.search(rest):
+            place = _find(args, under=key, last=last, value=match["value"]) or place
+        full = option[-1] if option else place.key if place else f"{key}.{name}"
+        return _wrong_type(_where(place, full, args), rest)
     if path is not None and (match := _NOT_ACCEPTED.search(rest)):
         name = match["key"].split(".")[-1]
         place = _find(args, under=key, last=name)
@@ -127,6 +137,9 @@ def _bad_value(key: str, rest: str, args: Sequence[str]) -> ConfigError:
 
 
 def _wrong_type(where: str, rest: str) -> ConfigError:
+    if match := _CHOICES.search(rest):
+        choices = " or ".join(choice.strip(" '") for choice in match["choices"].split(","))
+        return ConfigError(f"{where} is {match['value']!r}; give {choices}")
     types = [name for name in _EXPECTED.findall(rest) if name != "NoneType"]
     value = _VALUE.search(rest)
     if not types or value is None:

@@ -52,11 +52,11 @@ class ProvingGround(gymnasium.Env[str, str]):
 
     Attributes:
         SUBJECTS: What a task of the kind is about.
-        SAYINGS: Sentences that tell a label, in which ``{subject}`` and ``{label}`` are filled in;
-            the first is the plainest.
+        SAYINGS: Notes that tell a label, in which ``{subject}`` and ``{label}`` are filled in: the
+            label right after what it is for, where a small model looks for it.
     """
 
-    TEXT_VERSION = 1
+    TEXT_VERSION = 2
     SUBJECTS: ClassVar[tuple[str, ...]]
     SAYINGS: ClassVar[tuple[str, ...]]
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own declaration)
@@ -122,7 +122,7 @@ class ProvingGround(gymnasium.Env[str, str]):
             label = _pick([each for each in self._labels if each != self._secret], rng)
         if quality == "off_task":
             subject = _pick([each for each in self.SUBJECTS if each != self._subject], rng)
-            label = _pick(_LABELS, rng)
+            label = _pick(self._labels, rng)
         return _pick(self.SAYINGS, rng).format(subject=subject, label=label)
 
     @abstractmethod
@@ -150,7 +150,7 @@ class HiddenObject(ProvingGround):
     """Find a thing in one of several boxes, of which two can be opened before time is up."""
 
     SUBJECTS = ("watch", "pen", "ring", "map", "coin", "lamp", "rope", "flute", "knife", "book")
-    SAYINGS = ("the {subject} is in the {label} box", "open the {label} box for the {subject}")
+    SAYINGS = ("{subject} {label} box", "note: the {subject} {label} box")
 
     def __init__(self, labels: int = 10) -> None:
         """Make the environment; see ``ProvingGround``."""
@@ -177,7 +177,7 @@ class HiddenObject(ProvingGround):
         held = f"the {label} box holds the {self._subjects[len(self._used)]}"
         if len(self._used) < 2:
             return held, None
-        return f"{held}. time is up. the {self._subject} was in the {self._secret} box", False
+        return f"{held}. time is up. missed: {self._subject} {self._secret} box", False
 
 
 class _Pointed(ProvingGround):
@@ -236,13 +236,13 @@ class LockedDoor(_Pointed):
         *("cellar", "attic", "vault", "stable", "tower"),
         *("garden", "pantry", "kitchen", "library", "workshop"),
     )
-    SAYINGS = ("the {subject} takes the {label} key", "take the {label} key for the {subject}")
+    SAYINGS = ("{subject} {label} key", "note: the {subject} {label} key")
     ASK = "open the {subject}"
     BEFORE = "keys:"
     TAKE = "take the {label} key"
     BETWEEN = "you hold the {label} key. doors: {subjects}"
     POINT = "unlock the {subject}"
-    WRONG = "the {label} key breaks. the {subject} lock takes the {secret} key"
+    WRONG = "the {label} key breaks. the lock says: {subject} {secret} key"
     RIGHT = "the {subject} is open"
 
 
@@ -253,13 +253,13 @@ class RefusedCall(_Pointed):
         *("sales", "stock", "taxes", "prices", "orders"),
         *("claims", "visits", "leads", "fleet", "staff"),
     )
-    SAYINGS = ("{subject} is in region {label}", "connect to region {label} for {subject}")
+    SAYINGS = ("{subject} {label} region", "note: {subject} {label} region")
     ASK = "fetch {subject}"
     BEFORE = "regions:"
     TAKE = "connect(region: {label})"
     BETWEEN = "session in {label}. tables: {subjects}"
     POINT = "fetch(table: {subject})"
-    WRONG = "error: no {subject} in {label}. {subject} is stored in region {secret}"
+    WRONG = "error: no {subject} in {label}. see {subject} {secret} region"
     RIGHT = "{subject} fetched"
 
 
@@ -270,13 +270,13 @@ class RecordsRoom(_Pointed):
     """
 
     SUBJECTS = RefusedCall.SUBJECTS
-    SAYINGS = ("{subject} is in the {label} box", "open the {label} box for {subject}")
+    SAYINGS = ("{subject} {label} box", "note: {subject} {label} box")
     ASK = "find {subject}"
     BEFORE = "boxes:"
     TAKE = "open the {label} box"
     BETWEEN = "the {label} box is open. tables: {subjects}"
     POINT = "take {subject}"
-    WRONG = "error: no {subject} in the {label} box. {subject} is stored in the {secret} box"
+    WRONG = "error: no {subject} in the {label} box. see {subject} {secret} box"
     RIGHT = "you hold {subject}"
 
 

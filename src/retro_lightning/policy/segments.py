@@ -166,7 +166,7 @@ def task_text(task: Task, reflections: tuple[str, ...] = (), *, thought: bool = 
         thought: Whether a thought comes before the action.
     """
     told = "".join(f"\nReflection: {reflection}" for reflection in reflections)
-    return f"\nTask: {task.instruction}{told}{THOUGHT if thought else BARE}"
+    return f"{told}\nTask: {task.instruction}{THOUGHT if thought else BARE}"
 
 
 def restated(task: Task) -> Task:

@@ -8,7 +8,7 @@ A trajectory is one token sequence, or with ``history_window`` one per step (``p
 
 The task is restated before every action: it is then near, however long the past is, and names what
 to look for after it was seen (measured in ``docs/experiments.md``). What the agent was told about
-earlier attempts (``Trajectory.reflections``) is restated with it, between task and action, as
+earlier attempts (``Trajectory.reflections``) is restated before the task, for the same reason, as
 ``\nReflection: {reflection}`` each, oldest first. ``<end>``, the end-of-action
 token, is the newline if it is one token of the tokenizer, else the end-of-sequence token.
 

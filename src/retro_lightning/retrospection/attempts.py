@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from retro_lightning.environments.base import EnvironmentFactory, describe
@@ -87,6 +87,21 @@ def require_same_start(before: Trajectory, after: Trajectory) -> None:
 def mean_return(attempts: Sequence[Trajectory]) -> float:
     """Mean undiscounted return."""
     return math.fsum(attempt.total_return for attempt in attempts) / len(attempts)
+
+
+def guarded(function: Callable[[], Any]) -> Any:
+    """What the function returns, or the exception that it raises: a fault of one episode alone."""
+    try:
+        return function()
+    except Exception as error:
+        return error
+
+
+def unguarded(result: Any) -> Any:
+    """What ``guarded`` returned; an exception is raised again."""
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def family_of(environment: EnvironmentFactory) -> str:

@@ -20,7 +20,7 @@ of the attempt: first attempts and controls are made once.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import gymnasium
@@ -36,11 +36,13 @@ from retro_lightning.environments.spaces import UnicodeText
 from retro_lightning.retrospection.actor import Actor, Request
 from retro_lightning.retrospection.attempts import (
     family_of,
+    guarded,
     make_attempts,
     make_several,
     mean_return,
     require_same_start,
     require_sound,
+    unguarded,
 )
 from retro_lightning.retrospection.hints import require_writer
 from retro_lightning.retrospection.memory import Memory
@@ -125,7 +127,7 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
         """
         super().reset(seed=seed, options=options)
         chosen = int(self.np_random.integers(2**31)) if seed is None else seed
-        opening: Opening = _result(self.reset_many([self], [chosen])[0])
+        opening: Opening = unguarded(self.reset_many([self], [chosen])[0])
         return opening
 
     def step(self, action: str) -> Result:
@@ -135,7 +137,7 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
             ActorFault: If the retry could not be made, or met another environment.
             ValueError: If the reflection is empty, too long or repeats itself.
         """
-        turn: Result = _result(self.step_many([self], [action])[0])
+        turn: Result = unguarded(self.step_many([self], [action])[0])
         return turn
 
     @staticmethod
@@ -151,7 +153,7 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
             attempts = make_attempts(asked, keep=True)
             for env, attempt in zip(open_, attempts, strict=True):
                 env._failed, env._searched = attempt, number + 1
-        return [env._guarded(env._opening) for env in environments]
+        return [guarded(env._opening) for env in environments]
 
     @staticmethod
     def step_many(
@@ -164,7 +166,7 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
             actions: A reflection for each; None = the actor tries again and is told nothing new.
         """
         plans = [
-            env._guarded(functools.partial(env._plan, action))
+            guarded(functools.partial(env._plan, action))
             for env, action in zip(environments, actions, strict=True)
         ]
         fine = [place for place, plan in enumerate(plans) if not isinstance(plan, Exception)]
@@ -176,7 +178,7 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
         results: list[Any] = list(plans)
         for place, tried, others in zip(fine, retries, controls, strict=True):
             env = environments[place]
-            results[place] = env._guarded(
+            results[place] = guarded(
                 functools.partial(env._conclude, actions[place], tried, others)
             )
         return results
@@ -198,9 +200,8 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
         )
         self._state = str(info.get("initial_state", observation))
         self._failed: Trajectory | None = None
-        self._searched = 0
+        self._searched = self._tried = 0
         self._reflections: list[str] = []
-        self._tried = 0
 
     @property
     def at_once(self) -> bool:
@@ -247,7 +248,8 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
             reflection = None
         first = _ROOM * (self._tried + 1)
         before = self._reflections
-        retries = self.requests(first, self._samples, [*before, *_given(reflection)])
+        given = [] if reflection is None else [reflection]
+        retries = self.requests(first, self._samples, [*before, *given])
         if self._reward != "lift" or reflection is None:
             return retries, []
         return retries, self.requests(first, self._controls, [*before, self.placebo()])
@@ -271,20 +273,13 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
         else:
             compared = mean_return(controls) if controls else before.total_return
             reward = mean_return(retries) - compared
-            self._reflections += _given(reflection)
+            self._reflections += [] if reflection is None else [reflection]
         self._failed = retries[0]
         over = retries[0].success or self._tried >= self._retries
         return self.memory.describe(retries[0]), reward, over, False, self._info(retries[0])
 
     def _info(self, attempt: Trajectory) -> dict[str, Any]:
         return {"instruction": self._task.instruction, "success": attempt.success}
-
-    def _guarded(self, function: Callable[[], Any]) -> Any:
-        """What the function returns, or the exception that it raises."""
-        try:
-            return function()
-        except Exception as error:  # a fault of this episode, not of the others
-            return error
 
     # ------------------------------------------------------------------ scripted reflections
     def placebo(self) -> str:
@@ -300,13 +295,3 @@ class RetrospectionEnv(gymnasium.Env[str, str]):
         require_writer(env, self._family)
         env.reset(seed=self._task.seed)
         return str(env.write_reflection(quality, rng))
-
-
-def _given(reflection: str | None) -> list[str]:
-    return [] if reflection is None else [reflection]
-
-
-def _result(result: Any) -> Any:
-    if isinstance(result, Exception):
-        raise result
-    return result

@@ -18,7 +18,6 @@ from retro_lightning.rollout.seeds import generator
 from retro_lightning.rollout.written_once import written_once
 from retro_lightning.trajectory import Trajectory
 
-_USELESS = ("vague", "off_task")
 _MOST_HINTS = 3
 
 
@@ -35,6 +34,9 @@ class HintedHistory(History):
         attempts: Attempts at each task, each with other reflections.
         hinted_share: Share of attempts, in [0, 1], with a helpful reflection.
         bare_share: Share of the other attempts, in [0, 1], with no reflection at all.
+        foreign_share: Share of the reflections that do not help, in [0, 1], which name a label for
+            another subject; the others are vague. Higher = the actor learns better that a label is
+            for the subject it was given for.
         epsilon: Probability, in [0, 1], of a random action where nothing helps.
     """
 
@@ -43,18 +45,25 @@ class HintedHistory(History):
         tasks_per_family: int = 1000,
         attempts: int = 4,
         hinted_share: float = 0.5,
-        bare_share: float = 0.4,
+        bare_share: float = 0.25,
+        foreign_share: float = 0.75,
         epsilon: float = 0.3,
     ) -> None:
         for name, value in (("tasks_per_family", tasks_per_family), ("attempts", attempts)):
             if value < 1:
                 raise ValueError(f"HintedHistory: {name} is {value}; give at least 1")
-        shares = {"hinted_share": hinted_share, "bare_share": bare_share, "epsilon": epsilon}
+        shares = {
+            "hinted_share": hinted_share,
+            "bare_share": bare_share,
+            "foreign_share": foreign_share,
+            "epsilon": epsilon,
+        }
         for name, share in shares.items():
             if not 0.0 <= share <= 1.0:
                 raise ValueError(f"HintedHistory: {name} is {share}; give a share between 0 and 1")
         self.tasks_per_family, self.attempts = tasks_per_family, attempts
-        self.hinted_share, self.bare_share, self.epsilon = hinted_share, bare_share, epsilon
+        self.hinted_share, self.bare_share = hinted_share, bare_share
+        self.foreign_share, self.epsilon = foreign_share, epsilon
 
     def materialise(
         self, environments: Mapping[str, EnvironmentFactory], cache_dir: Path, seed: int
@@ -101,7 +110,8 @@ class HintedHistory(History):
         if not helped and rng.random() < self.bare_share:
             return ()
         count = int(rng.integers(1, _MOST_HINTS + 1))
-        qualities = [_USELESS[int(place)] for place in rng.integers(len(_USELESS), size=count)]
+        foreign = rng.random(count) < self.foreign_share
+        qualities = ["off_task" if each else "vague" for each in foreign]
         if helped:
             place = int(rng.integers(count))
             qualities[place] = "helpful"

@@ -192,9 +192,9 @@ class ReflectionLog(History):
         Raises:
             ValueError: If a family is no retrospection, or its environment can't write reflections.
         """
+        envs = {f: require_retrospection(make(), f) for f, make in environments.items()}
         actors = {}
-        for family, make in environments.items():
-            env = require_retrospection(make(), family)
+        for family, env in envs.items():  # all of them can be made before an actor is fitted
             env.actor.prepare()
             actors[family] = env.actor.key
             env.close()

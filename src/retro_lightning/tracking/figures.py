@@ -134,7 +134,11 @@ def success_bars(rows: Sequence[SuccessRow], *, title: str, emphasised: str) -> 
 
 
 def retry_curves(
-    curves: Mapping[str, Sequence[tuple[float, float, float]]], *, title: str, emphasised: str
+    curves: Mapping[str, Sequence[tuple[float, float, float]]],
+    *,
+    title: str,
+    emphasised: str,
+    bands: str = "95 % Wilson interval, for one checkpoint",
 ) -> Figure:
     """Success after 0, 1, 2 … retries, one line with its band for each way of reflecting.
 
@@ -142,6 +146,7 @@ def retry_curves(
         curves: Name of the line → success, lower and upper limit after each number of retries.
         title: What the figure shows.
         emphasised: The line that is drawn thick and dark.
+        bands: What the limits are.
     """
     figure, axes = canvas(title, width=8.5, height=4.2)
     for number, (name, points) in enumerate(curves.items()):
@@ -153,7 +158,7 @@ def retry_curves(
         width = 2.6 if strong else 1.6
         axes.fill_between(line[0], lows, highs, color=colour, alpha=0.13, linewidth=0)
         _curve(axes, line, name, color=colour, linestyle=dash, linewidth=width, marker="o")
-    axes.set_xlabel("retries; bands: 95 % Wilson interval, for one checkpoint")
+    axes.set_xlabel(f"retries; bands: {bands}")
     axes.set_ylabel("tasks solved")
     axes.set_ylim(0.0, 1.02)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

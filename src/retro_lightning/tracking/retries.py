@@ -25,6 +25,7 @@ from retro_lightning.retrospection.curves import (
     shuffled,
     table,
 )
+from retro_lightning.retrospection.scripted import require_retrospection
 from retro_lightning.tracking.curves import save_figure
 from retro_lightning.tracking.figures import retry_curves
 from retro_lightning.tracking.mlflow import MLflowRun
@@ -69,6 +70,11 @@ class RetryCurves(Callback):
         self.retries, self.tasks = retries, tasks
         self.held_out = held_out if held_out is not None else {}
         self.shown, self.lift_samples = shown, lift_samples
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse families that no reflections are written in before anything is trained."""
+        for family, make in self.held_out.items():
+            require_retrospection(make(), family).close()
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure, keep, draw, print."""
@@ -135,8 +141,7 @@ class RetryCurves(Callback):
                 "family": family,
                 "task": trained.task.instruction,
                 "attempt": trained.steps[0].observation,
-                **_columns(BEFORE, next(measured)),
-                **_columns(TRAINED, next(measured)),
+                **_side_by_side(next(measured), next(measured)),
             }
             for _, trained in chosen
         ]
@@ -237,11 +242,15 @@ def _before(run_dir: Path) -> Policy | None:
     return Policy.load(path).eval() if path.is_dir() else None
 
 
-def _columns(arm: str, measured: Measured) -> dict[str, Any]:
+def _side_by_side(before: Measured, trained: Measured) -> dict[str, Any]:
+    """Two reflections on one attempt; retries told a placebo or nothing are the same for both."""
     return {
-        arm: measured.reflection,
-        f"{arm}: lift": measured.lift,
-        f"{arm}: return": measured.told,
-        f"{arm}: with placebo": measured.placebo,
-        f"{arm}: told nothing": measured.nothing,
+        BEFORE: before.reflection,
+        TRAINED: trained.reflection,
+        f"lift, {BEFORE}": before.lift,
+        f"lift, {TRAINED}": trained.lift,
+        f"return told {BEFORE}": before.told,
+        f"return told {TRAINED}": trained.told,
+        "return told a placebo": trained.placebo,
+        "return told nothing": trained.nothing,
     }

@@ -261,3 +261,32 @@ def test_a_mistake_in_an_overlay_of_ones_own_is_answered_in_one_sentence(
     printed = capsys.readouterr()
     assert complaint in printed.err
     assert (printed.out, printed.err.count("\n")) == ("", 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (
+            ["--config", "mine.yaml"],
+            "mine.yaml, line 3: data.environments.retro/door.init_args.reward is 'lft'; give "
+            "return_change or lift",
+        ),
+        (
+            ["--data.environments.retro/door.init_args.reward", "lft"],
+            "command line: --data.environments.retro/door.init_args.reward is 'lft'; give "
+            "return_change or lift",
+        ),
+        (
+            ["--data.history.init_args.helpful", "0.9"],
+            "'off_task': 0.25} are not all at least 0 with a sum of 1",
+        ),
+    ],
+)
+def test_a_mistake_in_a_mode_of_retroformer_is_answered_in_one_sentence(given, complaint, capsys):
+    Path("mine.yaml").write_text(
+        "data:\n  environments:\n    retro/door: {init_args: {reward: lft}}\n"
+    )
+    assert main(["fit", "--config", str(RETRO), *given]) == 2
+    printed = capsys.readouterr()
+    assert complaint in printed.err
+    assert (printed.out, printed.err.count("\n")) == ("", 1)

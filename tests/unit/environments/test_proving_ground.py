@@ -64,7 +64,7 @@ def test_a_failed_attempt_ends_by_naming_what_a_helpful_reflection_must_name(
             continue
         failures += 1
         helpful, wrong = (env.write_reflection(q, rng).split() for q in ("helpful", "wrong"))
-        secret = observation.removesuffix(" box").removesuffix(" key").split()[-1]
+        secret = observation.split()[-2]  # "… see sales plum region"
         assert secret in helpful
         assert secret not in wrong
         assert info["instruction"].split()[-1] in helpful
@@ -79,7 +79,9 @@ def test_reflections_of_other_qualities_do_not_help(kind: type[ProvingGround]) -
         _, info = env.reset(seed=seed)
         subject = info["instruction"].split()[-1]
         assert subject in env.write_reflection("wrong", rng).split()
-        assert subject not in env.write_reflection("off_task", rng).split()
+        foreign = env.write_reflection("off_task", rng).split()
+        assert subject not in foreign
+        assert set(foreign) & set(env._labels)  # one that could be tried
         assert subject not in env.write_reflection("vague", rng).split()
 
 
@@ -97,10 +99,10 @@ def test_writing_changes_no_episode() -> None:
 
 
 def test_what_each_kind_says() -> None:
-    assert "time is up. the" in _failure(HiddenObject())
-    assert "lock takes the" in _failure(LockedDoor())
-    assert "is stored in region" in _failure(RefusedCall())
-    assert "is stored in the" in _failure(RecordsRoom())
+    assert "time is up. missed: " in _failure(HiddenObject())
+    assert "breaks. the lock says: " in _failure(LockedDoor())
+    assert "error: no " in _failure(RefusedCall())
+    assert "box. see " in _failure(RecordsRoom())
 
 
 def _failure(env: ProvingGround) -> str:

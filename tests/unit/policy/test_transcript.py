@@ -60,7 +60,7 @@ def test_reflections_are_restated_with_the_task_and_without_them_nothing_changes
         tiny.trajectory(0, 3, truncation="collector_limit"), reflections=reflections
     )
     told = "".join(f"\nReflection: {each}" for each in reflections)
-    task = f"\nTask: {trajectory.task.instruction}{told}\nAction:"
+    task = f"{told}\nTask: {trajectory.task.instruction}\nAction:"
     expected: list[int] = []
     for step in trajectory.steps:  # every piece is encoded by itself, as ever
         for piece in (f"Observation: {step.observation}", task, f" {step.action}"):

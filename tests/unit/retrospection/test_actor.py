@@ -44,7 +44,7 @@ def test_it_is_told_its_reflections(path: str) -> None:
     made = PolicyActor(path).attempt(requests("the key is red"))
     tokenizer = load(path, 0).tokenizer
     text = tokenizer.decode(made[0].steps[1].generation.context_ids)  # type: ignore[union-attr]
-    assert f"Task: {TASKS[0].instruction}\nReflection: the key is red\nAction:" in text
+    assert f"\nReflection: the key is red\nTask: {TASKS[0].instruction}\nAction:" in text
 
 
 def test_it_is_frozen_and_leaves_its_directory_alone(path: str) -> None:

@@ -135,7 +135,7 @@ def test_reflections_are_told_recorded_and_learnt_from_as_told(policy) -> None:
     encoded = policy.transcript.encode_many(out)
     for trajectory, tokens in zip(out, (item.tokens for item in encoded), strict=True):
         text = policy.tokenizer.decode(tokens)
-        restated = "Reflection: the door is near\nReflection: turn left\nAction:"
+        restated = "Reflection: the door is near\nReflection: turn left\nTask:"
         assert text.count(restated) == (trajectory.length if trajectory.reflections else 0)
     batch = collate(encoded, out)
     with torch.no_grad():

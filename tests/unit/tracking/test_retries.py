@@ -15,6 +15,7 @@ from retro_lightning.evaluation import wilson
 from retro_lightning.retrospection.curves import Arm
 from retro_lightning.tracking.mlflow import MLflowRun
 from retro_lightning.tracking.retries import RetryCurves, oracle_share, pooled
+from tests.support import CorridorEnv
 from tests.tiny import policy
 from tests.unit.retrospection.scenes import Counting, scene
 
@@ -113,11 +114,17 @@ def test_reflections_before_and_after_stand_side_by_side_with_their_lift(tested:
     ]
     for row in rows:
         for arm in ("before", "trained"):
-            lift = row[f"{arm}: return"] - row[f"{arm}: with placebo"]
-            assert row[f"{arm}: lift"] == pytest.approx(lift)
+            lift = row[f"return told {arm}"] - row["return told a placebo"]
+            assert row[f"lift, {arm}"] == pytest.approx(lift)
             assert isinstance(row[arm], str)
-        assert row["before: told nothing"] == row["trained: told nothing"]
+        assert list(row)[3:7] == ["before", "trained", "lift, before", "lift, trained"]
         assert row["attempt"].endswith("return 0")
+
+
+def test_families_are_looked_at_before_anything_is_trained() -> None:
+    trainer: Any = SimpleNamespace()
+    with pytest.raises(ValueError, match="family 'x' is a CorridorEnv; reflections are written"):
+        RetryCurves(held_out={"x": CorridorEnv}).setup(trainer, trainer, "fit")
 
 
 def test_pooled_curves_have_wilson_intervals() -> None:
