@@ -15,7 +15,8 @@ from retro_lightning.config.locate import nearest
 from retro_lightning.evaluation.comparison import Arm, Run
 from retro_lightning.tracking.comparison_report import make_report, show, write
 from retro_lightning.tracking.logged import log_comparison
-from retro_lightning.tracking.mlflow import default_uri, flatten
+from retro_lightning.tracking.mlflow import default_uri
+from retro_lightning.tracking.parameters import flatten
 from retro_lightning.tracking.reading import (
     RunRecord,
     read_directory,

@@ -21,7 +21,9 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from retro_lightning.tracking.parameters import flatten
 from retro_lightning.tracking.provenance import StoreDescription, code_version, package_versions
+from retro_lightning.tracking.uninterrupted import uninterrupted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -133,6 +135,7 @@ class MLflowRun(Logger):
             self._client = self._open()
         return self._client
 
+    @uninterrupted()
     def _open(self) -> MlflowClient:
         from mlflow import MlflowClient
         from mlflow.entities import RunStatus
@@ -171,6 +174,7 @@ class MLflowRun(Logger):
             self.save()
 
     @rank_zero_only
+    @uninterrupted()
     def save(self) -> None:
         """Write the metrics that are in memory."""
         waiting, self._waiting = self._waiting, []
@@ -180,6 +184,7 @@ class MLflowRun(Logger):
         self._flushed_at = time.monotonic()
 
     @rank_zero_only
+    @uninterrupted()
     def log_hyperparams(
         self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
     ) -> None:
@@ -200,17 +205,20 @@ class MLflowRun(Logger):
 
     # ------------------------------------------------------------------ artifacts
     @rank_zero_only
+    @uninterrupted()
     def log_config(self, text: str) -> None:
         """Log a configuration: as the artifact ``config.yaml`` and as parameters."""
         self.client.log_text(self.version, text, "config.yaml")
         self.log_hyperparams(yaml.safe_load(text))
 
     @rank_zero_only
+    @uninterrupted()
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Log a file as the artifact ``<folder>/<name of the file>``, or at the top."""
         self.client.log_artifact(self.version, str(path), folder)
 
     @rank_zero_only
+    @uninterrupted()
     def log_rows(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
         """Append rows, which have the same keys, to the table artifact ``name``."""
         if rows:
@@ -218,6 +226,7 @@ class MLflowRun(Logger):
             self.client.log_table(self.version, columns, name)
 
     @rank_zero_only
+    @uninterrupted()
     def log_dataset(self, store: StoreDescription) -> None:
         """Log a replay store as a dataset input of the run: name, hash, size."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -283,17 +292,3 @@ def absolute_uri(uri: str) -> str:
     if scheme != "sqlite" or not separator or Path(path).is_absolute():
         return uri
     return f"sqlite:///{Path(path).absolute()}"
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as one mapping with dotted keys; empty ones are left out."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, list | tuple) and any(isinstance(v, Mapping) for v in value):
-            value = {str(position): entry for position, entry in enumerate(value)}
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{key}.")
-        else:
-            flat[key] = value
-    return flat

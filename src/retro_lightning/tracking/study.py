@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from matplotlib.figure import Figure
 
-from retro_lightning.tracking.mlflow import PRUNED, MLflowRun, create_run, flatten
+from retro_lightning.tracking.mlflow import PRUNED, MLflowRun, create_run
+from retro_lightning.tracking.parameters import flatten
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -24,6 +24,7 @@ from retro_lightning.policy.language_model import LanguageModelSource
 from retro_lightning.policy.policy import Policy
 from retro_lightning.policy.text import TextSampling
 from retro_lightning.policy.value_head import ValueHeadSettings
+from retro_lightning.policy.window import check_window
 from retro_lightning.policy.written import Trained
 from retro_lightning.training.accumulation import check_accumulation
 from retro_lightning.training.agreement import check_precision
@@ -58,9 +59,8 @@ class PolicyGradientModule(L.LightningModule):
             the defaults, or what an ``initial_policy`` was saved with.
         trained: Which parts of a step are learnt from: ``all``, the ``action`` or the ``thought``;
             None = all, or what an ``initial_policy`` was saved with.
-        history_window: Turns that the policy sees at most before an action, its own included; every
-            step is then a sequence of its own, and nothing is kept between turns. None = the whole
-            trajectory as one sequence, or what an ``initial_policy`` was saved with.
+        history_window: Turns seen at most before an action, its own included; every step is then a
+            sequence of its own. None = the whole trajectory, or as ``initial_policy`` was saved.
         optimizer: Optimiser class with its arguments, learning rate included.
         warmup_steps: Optimiser steps over which the learning rate rises from 0 to its full value.
         decay_from: Share of all optimiser steps, in [0, 1], after which the learning rate falls
@@ -95,6 +95,7 @@ class PolicyGradientModule(L.LightningModule):
     ) -> None:
         super().__init__()
         check_phases(phases)
+        check_window(history_window)
         baseline = baseline if baseline is not None else NoBaseline()
         for phase in phases:
             check_pair(phase.objective, baseline)

@@ -12,7 +12,8 @@ from hypothesis import given
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from retro_lightning.tracking.mlflow import MLflowRun, absolute_uri, flatten
+from retro_lightning.tracking.mlflow import MLflowRun, absolute_uri
+from retro_lightning.tracking.parameters import flatten
 
 
 def client() -> MlflowClient:

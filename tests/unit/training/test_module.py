@@ -171,6 +171,11 @@ def test_masked_positions_get_no_gradient():
     assert not (allowed_BT & ~batch.attention_RT).any()
 
 
+def test_an_empty_history_window_is_refused_before_anything_is_made(make_fit):
+    with pytest.raises(ValueError, match="history_window is 0"):
+        make_fit("run", model={"history_window": 0})
+
+
 def test_a_history_window_reaches_rollouts_and_training(make_fit):
     # The guard compares both after every collection, and would stop the fit if they disagreed.
     fit = make_fit("run", model={"history_window": 2})
