@@ -185,7 +185,9 @@ class _Checker:
 
     def _choose(self, turn: Turn, rng: np.random.Generator) -> str:
         if turn.valid is None:
-            return str(self.env.action_space.sample())
+            self.env.action_space.seed(int(rng.integers(2**31)))
+            text = str(self.env.action_space.sample())
+            return text if text.strip() else "nothing"  # an empty text may be a fault by design
         return turn.valid[int(rng.integers(len(turn.valid)))]
 
     def _reset(self, seed: int) -> Turn:

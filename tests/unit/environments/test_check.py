@@ -217,3 +217,24 @@ def test_a_batched_form_that_does_the_same_is_fine():
 def test_a_batched_form_that_does_something_else_is_a_violation(bend, sentence):
     with pytest.raises(ContractError, match=sentence):
         check(_batched(bend), seeds=range(3))
+
+
+def test_free_texts_are_the_same_every_time_and_never_blank():
+    heard = []
+
+    class Listening(Sound):
+        def step(self, action):
+            heard.append(action)
+            self.count += 1
+            over = self.count == 40
+            return "go on", 0.0, over, False, {"instruction": "say yes", "success": False}
+
+        def info(self):
+            return {"instruction": "say yes"}
+
+    check(Listening, seeds=range(3))
+    once, heard[:] = list(heard), []
+    check(Listening, seeds=range(3))
+    assert heard == once
+    assert len(set(once)) > 20
+    assert all(text.strip() for text in once)
