@@ -13,6 +13,14 @@ from retro_lightning.tracking.mlflow import MLflowRun
 from retro_lightning.tracking.uninterrupted import uninterrupted
 
 
+@pytest.fixture(autouse=True)
+def heeded():
+    """Ctrl-C as a shell's foreground process has it; one in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def ctrl_c() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
