@@ -168,7 +168,7 @@ def _show(result: dict[str, Any]) -> None:
         caption=f"{result['trajectories']} stored trajectories, {result['with_ratios']} of them "
         f"with ratios; {result['episodes']} fresh episodes of each policy. cover: intervals that "
         "hold the truth; rank: rank correlation, low: its lower limit; regret: regret@1. trusted: "
-        "a rank correlation of at least 0.6 over at least 20 policies, so that it may choose "
+        "a lower limit of at least 0.6 over at least 20 policies, so that it may choose "
         "between such policies. latest: rank and regret of calling the latest policy the best."
     )
     _head(table, "steps", "judged", "cover", "rank", "low", "regret", "trusted", "latest", "")

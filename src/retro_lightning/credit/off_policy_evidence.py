@@ -18,7 +18,7 @@ from retro_lightning.credit.off_policy import Estimate
 Floats = npt.NDArray[np.float64]
 
 LEAST_CORRELATION = 0.6
-"""Rank correlation with the truth from which on an estimate may choose between policies."""
+"""Rank correlation with the truth, by its lower limit, from which on an estimate may choose."""
 
 LEAST_POLICIES = 20
 """Policies that a rank correlation must rest on."""
@@ -49,7 +49,7 @@ class Evidence:
     def trusted(self) -> bool:
         """Whether it may monitor checkpoints and prune trials of such policies."""
         enough = self.judged >= LEAST_POLICIES
-        return enough and self.rank_correlation >= LEAST_CORRELATION
+        return enough and self.rank_low >= LEAST_CORRELATION
 
 
 def evidence(estimates: Sequence[Estimate | None], truths: Sequence[float]) -> Evidence:

@@ -42,7 +42,9 @@ def test_rank_correlation_equals_spearmans(pairs: list[tuple[int, int]]) -> None
 
 
 @pytest.mark.parametrize(
-    ("policies", "swapped", "trusted"), [(20, 0, True), (19, 0, False), (20, 20, False)]
+    ("policies", "swapped", "trusted"),
+    # ten of twenty turned round: .75, but from .45 on by the interval
+    [(20, 0, True), (20, 4, True), (19, 0, False), (20, 10, False), (20, 20, False)],
 )
 def test_trust_needs_twenty_policies_in_about_the_right_order(policies, swapped, trusted) -> None:
     truths = np.linspace(0, 1, policies)
