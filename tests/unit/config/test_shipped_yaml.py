@@ -25,6 +25,7 @@ from retro_lightning.environments.proving_ground import (
 from retro_lightning.environments.tool_use import ToolUse
 from retro_lightning.retrospection.environment import RetrospectionEnv
 from retro_lightning.rollout.behaviours import Expert, NoisyExpert, RandomWalker
+from retro_lightning.tracking.results import RunResults
 from retro_lightning.tracking.retries import RetryCurves
 from retro_lightning.training.callbacks.rollouts import FreshRollouts
 
@@ -187,6 +188,26 @@ def test_replay_only_collects_nothing():
 
     assert collects(build(MAIN))
     assert not collects(build(MAIN, CONF / "overlay" / "replay_only.yaml"))
+
+
+def callbacks(cli: Command) -> list[type]:
+    ours = [type(part) for part in cli.trainer.callbacks]
+    return [part for part in ours if part.__module__.startswith("retro_lightning.")]
+
+
+def test_what_replaces_the_list_of_callbacks_keeps_those_of_the_main_job():
+    wanted = callbacks(build(MAIN))
+    assert RunResults in wanted
+    for path in sorted((CONF / "estimator").glob("*.yaml")):
+        assert callbacks(build(MAIN, path)) == wanted
+    replayed = callbacks(build(MAIN, CONF / "overlay" / "replay_only.yaml"))
+    assert replayed == [part for part in wanted if part is not FreshRollouts]
+
+
+def test_estimators_begin_where_the_main_job_begins():
+    wanted = yaml.safe_load(sources()[MAIN.name])["model"]["phases"][0]
+    for path in sorted((CONF / "estimator").glob("*.yaml")):
+        assert yaml.safe_load(sources()[path.name])["model"]["phases"][0] == wanted
 
 
 def test_fresh_only_fills_batches_with_fresh_rollouts():
