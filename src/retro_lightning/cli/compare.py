@@ -27,6 +27,8 @@ from retro_lightning.tracking.reading import (
 _OWN = ("run_name", "seed_everything", "model.seed", "data.seed", "trainer.default_root_dir")
 """Keys in which runs of one arm differ."""
 
+_CALLBACKS = "trainer.callbacks."
+
 
 def compare(name: str, args: Sequence[str]) -> None:
     """Compare runs; they are grouped into arms by configuration, or by ``--group-by``.
@@ -123,9 +125,12 @@ def _arms(
     flat = [
         {k: str(v) for k, v in flatten(r.config).items() if not _of_one_run(k)} for r in records
     ]
+    if options.group_by is None:
+        flat = [_callbacks_by_class(values) for values in flat]
     every = sorted({key for values in flat for key in values})
     differing = [key for key in every if len({values.get(key) for values in flat}) > 1]
-    labels = [_label(values, differing, options.group_by, every) for values in flat]
+    telling = _telling(flat, differing)
+    labels = [_label(values, telling, options.group_by, every) for values in flat]
     groups: dict[str, list[int]] = {}
     for number, label in enumerate(labels):
         groups.setdefault(label, []).append(number)
@@ -153,12 +158,47 @@ def _arms(
     return arms, settings, notes
 
 
+def _callbacks_by_class(values: Mapping[str, str]) -> dict[str, str]:
+    """Keys of callbacks with the class for the place, which one more before it would shift."""
+    names: dict[str, str] = {}
+    for key, value in values.items():
+        if key.startswith(_CALLBACKS) and key.endswith(".class_path") and key.count(".") == 3:
+            name = value.rpartition(".")[2]
+            again = sum(other.partition("#")[0] == name for other in names.values())
+            names[key.split(".")[2]] = f"{name}#{again + 1}" if again else name
+    renamed = {}
+    for key, value in values.items():
+        if key.startswith(_CALLBACKS):
+            place, dot, rest = key.removeprefix(_CALLBACKS).partition(".")
+            key = f"{_CALLBACKS}{names.get(place, place)}{dot}{rest}"
+        renamed[key] = value
+    return renamed
+
+
 def _of_one_run(key: str) -> bool:
     return key in _OWN or key.startswith("trainer.logger")
 
 
+def _telling(flat: Sequence[Mapping[str, str]], differing: Sequence[str]) -> list[str]:
+    """Keys that tell arms apart: no arguments that follow from the choice of a class."""
+    telling = []
+    for key in differing:
+        choices = [
+            other
+            for other in differing
+            if other.endswith("class_path")
+            and key.startswith(other.removesuffix("class_path") + "init_args")
+        ]
+        values: dict[tuple[str | None, ...], set[str | None]] = {}
+        for run in flat:
+            values.setdefault(tuple(run.get(c) for c in choices), set()).add(run.get(key))
+        if any(len(found) > 1 for found in values.values()):
+            telling.append(key)
+    return telling
+
+
 def _label(
-    values: Mapping[str, str], differing: Sequence[str], group_by: str | None, every: Sequence[str]
+    values: Mapping[str, str], telling: Sequence[str], group_by: str | None, every: Sequence[str]
 ) -> str:
     """Short names of what sets an arm apart; of a class the name without its modules."""
     if group_by is not None:
@@ -169,19 +209,16 @@ def _label(
             suggestion = f"did you mean {hint}?" if hint else "check its spelling"
             raise ValueError(f"no run has a key {group_by} to group by; {suggestion}")
         return _short(values.get(key, "-"))
-    classes = [key for key in differing if key.endswith("class_path")]
-    shown = [
-        key
-        for key in differing
-        if key in classes
-        or not any(key.startswith(c.removesuffix("class_path") + "init_args") for c in classes)
-    ]
     parts = [
         _short(values[key])
         if key.endswith("class_path")
         else f"{key.rpartition('.')[2]}={_short(values[key])}"
-        for key in shown
+        for key in telling
         if key in values
+    ] or [
+        f"without {key.removeprefix(_CALLBACKS).removesuffix('.class_path')}"
+        for key in telling
+        if key.startswith(_CALLBACKS) and key.endswith("class_path") and key not in values
     ]
     return ", ".join(parts) or "all runs"
 
