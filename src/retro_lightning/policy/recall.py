@@ -9,7 +9,9 @@ circuit within minutes (measured in ``docs/experiments.md``). So it is
 1. started near it (``start_near_induction_``), in the spirit of mimetic initialisation (Trockman
    and Kolter 2023), and
 2. pretrained for some seconds on associative recall over random tokens of its own vocabulary
-   (``learn_recall_``; Arora et al. 2023 call the task MQAR): text that speaks of no task at all.
+   (``learn_recall_``): text that speaks of no task at all. It is the multi-query recall (MQAR) of
+   Arora et al. 2023 with what an agent's context adds: a key returns with other values, of which
+   the latest counts, and several keys are asked for before any is answered.
 """
 
 from __future__ import annotations
@@ -22,8 +24,12 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_PAIRS = 8
 _ROWS = 32
+_TURNS = 4
+_KEYS = 8
+_LISTED = 5
+_ASKED = 2
+_TOKENS = _KEYS + 1 + _TURNS * _LISTED
 _PREVIOUS_HEADS = 2
 _PREVIOUS_BIAS = 8.0
 _CONTENT_SHARE = 0.3
@@ -104,21 +110,43 @@ def whole_words(tokenizer: PreTrainedTokenizerBase) -> Tensor:
 
 
 def recall_batch(tokens_V: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Sequences ``k1 v1 k2 v2 … k8 v8`` followed by the same pairs in another order.
+    """Sequences of turns ``k v k v k v k v k v  q q  m v v``.
+
+    A turn lists five of the sequence's eight keys k, each with a value v that was never seen
+    before, asks for two of them (q), and after a marker m answers with their values in that order.
 
     Args:
-        tokens_V: Tokens to draw keys and values from.
+        tokens_V: Tokens to draw keys, values and the marker from.
         generator: Source of randomness.
 
     Returns:
-        ``tokens_BT`` and the positions [8] whose next token, a value seen before, is to be told.
+        ``tokens_BT`` and the positions [8] whose next token is an answer.
+
+    Raises:
+        ValueError: If there are too few tokens to draw from.
     """
-    order_BV = torch.rand(_ROWS, len(tokens_V), generator=generator).argsort(dim=1)
-    chosen = tokens_V[order_BV[:, : 2 * _PAIRS]].view(_ROWS, _PAIRS, 2)
-    again = torch.rand(_ROWS, _PAIRS, generator=generator).argsort(dim=1)
-    repeated = chosen.gather(1, again[:, :, None].expand(-1, -1, 2))
-    tokens_BT = torch.cat([chosen.flatten(1), repeated.flatten(1)], dim=1)
-    return tokens_BT, torch.arange(2 * _PAIRS, 4 * _PAIRS, 2)
+    if len(tokens_V) < _TOKENS:
+        raise ValueError(
+            f"recall pretraining needs {_TOKENS} tokens of more than one byte, and the tokenizer "
+            f"has {len(tokens_V)}: raise data.vocabulary_size or set language_model.recall_steps 0"
+        )
+    drawn_BN = tokens_V[_shuffled(len(tokens_V), generator)]
+    keys_BK, marker_B1 = drawn_BN[:, :_KEYS], drawn_BN[:, _KEYS : _KEYS + 1]
+    turns = []
+    for first in range(_KEYS + 1, _TOKENS, _LISTED):
+        values_BL = drawn_BN[:, first : first + _LISTED]
+        keys_BL = keys_BK.gather(1, _shuffled(_KEYS, generator)[:, :_LISTED])
+        asked_BQ = _shuffled(_LISTED, generator)[:, :_ASKED]
+        turns += [torch.stack([keys_BL, values_BL], dim=2).flatten(1), keys_BL.gather(1, asked_BQ)]
+        turns += [marker_B1, values_BL.gather(1, asked_BQ)]
+    length = 2 * _LISTED + 2 * _ASKED + 1
+    ends = length * torch.arange(1, _TURNS + 1)
+    return torch.cat(turns, dim=1), (ends[:, None] + torch.arange(-_ASKED - 1, -1)).flatten()
+
+
+def _shuffled(count: int, generator: torch.Generator) -> Tensor:
+    """The numbers below ``count`` in a random order, for each row."""
+    return torch.rand(_ROWS, count, generator=generator).argsort(dim=1)
 
 
 def learn_recall_(
@@ -133,7 +161,7 @@ def learn_recall_(
     Args:
         model: The language model, changed in place.
         tokens_V: Tokens that occur in the environments' text.
-        steps: Optimiser steps, of 32 sequences of 32 tokens; the learning rate falls to 0.
+        steps: Optimiser steps, of 32 sequences of 60 tokens; the learning rate falls to 0.
         generator: Source of randomness.
 
     Returns:

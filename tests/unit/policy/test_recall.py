@@ -1,0 +1,99 @@
+"""Recall pretraining: what is asked, what the start sets up, and that it is learnt."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from retro_lightning.policy.recall import learn_recall_, recall_batch, start_near_induction_
+
+WORDS = torch.arange(100, 160)
+
+
+def generator(seed: int = 1) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def llama(layers: int = 3) -> LlamaForCausalLM:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=160,
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=layers,
+                num_attention_heads=4,
+                max_position_embeddings=64,
+                initializer_range=0.05,
+                tie_word_embeddings=True,
+                attention_bias=True,
+                attn_implementation="eager",
+                pad_token_id=None,
+            )
+        )
+
+
+@given(st.integers(0, 1000), st.integers(29, 60))
+def test_every_answer_is_the_latest_value_of_a_key_that_is_asked_for(seed: int, words: int) -> None:
+    tokens_BT, positions = recall_batch(WORDS[:words], generator(seed))
+    assert tokens_BT.shape == (32, 60)
+    assert positions.tolist() == [12, 13, 27, 28, 42, 43, 57, 58]
+    for row in tokens_BT.tolist():
+        latest: dict[int, int] = {}
+        for start in range(0, 60, 15):
+            listed, asked, marker = (
+                row[start : start + 10],
+                row[start + 10 : start + 12],
+                row[start + 12],
+            )
+            latest.update(zip(listed[::2], listed[1::2], strict=True))
+            assert marker == row[12]
+            assert marker not in latest
+            assert asked[0] != asked[1]
+            assert row[start + 13 : start + 15] == [latest[key] for key in asked]
+
+
+def test_keys_return_with_other_values() -> None:
+    row = recall_batch(WORDS, generator())[0][0].tolist()
+    keys = [key for start in range(0, 60, 15) for key in row[start : start + 10 : 2]]
+    values = [value for start in range(0, 60, 15) for value in row[start + 1 : start + 10 : 2]]
+    assert 5 < len(set(keys)) <= 8 < len(keys)
+    assert len(set(values)) == len(values) == 20
+    assert not set(keys) & set(values)
+
+
+def test_too_few_tokens_are_named_with_the_remedy() -> None:
+    with pytest.raises(ValueError, match=r"needs 29 tokens.*has 28.*vocabulary_size"):
+        recall_batch(WORDS[:28], generator())
+
+
+def test_the_start_looks_at_the_token_before_and_then_for_the_key() -> None:
+    model = llama()
+    start_near_induction_(model, generator())
+    tokens_BT, positions = recall_batch(WORDS, generator())
+    with torch.no_grad():
+        first, second, third = model(input_ids=tokens_BT, output_attentions=True).attentions
+    for attention in (first, third):
+        assert attention[:, :2].diagonal(offset=-1, dim1=2, dim2=3).mean() > 0.8
+    # Where a key is asked for, the second block attends to what followed it more than by chance.
+    asked = int(positions[0]) - 2
+    place = (tokens_BT[:, :10] == tokens_BT[:, asked, None]).int().argmax(dim=1) + 1
+    found = second[torch.arange(32), :, asked, place].mean()
+    assert found > 2 / (asked + 1)
+
+
+def test_the_start_needs_two_layers_and_biases() -> None:
+    with pytest.raises(ValueError, match="at least 2 layers"):
+        start_near_induction_(llama(layers=1), generator())
+
+
+@pytest.mark.slow
+def test_recall_is_learnt() -> None:
+    model = llama()
+    start_near_induction_(model, generator())
+    loss = learn_recall_(model, WORDS, steps=600, generator=generator())
+    assert loss < 0.3 * math.log(len(WORDS))
