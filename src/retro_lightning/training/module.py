@@ -32,7 +32,7 @@ from retro_lightning.training.credit_step import CreditStep
 from retro_lightning.training.held_out import stored_logprobs
 from retro_lightning.training.judging import Judgement
 from retro_lightning.training.optimizers import scheduled
-from retro_lightning.training.phases import Phase, check_phases
+from retro_lightning.training.phases import Phase, check_phases, warn_of_unreached
 from retro_lightning.trajectory import Task
 
 if TYPE_CHECKING:
@@ -186,6 +186,7 @@ class PolicyGradientModule(L.LightningModule):
         check_precision(self.trainer.precision)
         check_accumulation(self.phases, self.baseline, self.trainer.accumulate_grad_batches)
         self._data.begin_fit()
+        warn_of_unreached(self.phases, self._data.planned_steps)
 
     def on_train_start(self) -> None:
         """Renew statistics; a fit resumed in mid-epoch has no start of the epoch."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
 from retro_lightning.credit.estimators import Objective
 
 
@@ -55,3 +57,20 @@ def check_phases(phases: Sequence[Phase]) -> None:
             "the last of model.phases has an end: remove until_step and until_success, and set "
             "trainer.max_epochs to end the fit"
         )
+
+
+def warn_of_unreached(phases: Sequence[Phase], steps: int) -> None:
+    """Warn if a fit is over before a phase that begins at a step can begin.
+
+    Args:
+        phases: The phases of the fit.
+        steps: Optimiser steps of the whole fit.
+    """
+    for number, phase in enumerate(phases[:-1]):
+        if phase.until_success is None and (phase.until_step or 0) >= steps:
+            rank_zero_warn(
+                f"model.phases[{number}].until_step is {phase.until_step} and the fit has {steps} "
+                "optimiser steps: the phases after it never begin. Lower until_step, or raise "
+                "trainer.max_epochs or data.batches_per_epoch"
+            )
+            return

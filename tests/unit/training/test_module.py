@@ -15,7 +15,7 @@ from retro_lightning.credit.estimators import PolicyGradient
 from retro_lightning.policy.batch import collate
 from retro_lightning.training.agreement import check_precision
 from retro_lightning.training.module import PolicyGradientModule
-from retro_lightning.training.phases import Phase, check_phases
+from retro_lightning.training.phases import Phase, check_phases, warn_of_unreached
 from tests.fits import Fit, phases
 from tests.tiny import policy, trajectory
 
@@ -44,6 +44,23 @@ def test_phases_that_contradict_themselves_are_refused(wrong, message):
 def test_phases_that_can_be_gone_through_are_fine():
     check_phases([_phase()])
     check_phases([_phase(5), _phase(None, 0.5), _phase(9), _phase()])
+
+
+@pytest.mark.parametrize(
+    "phases",
+    [[_phase(5), _phase()], [_phase(9, 0.5), _phase()], [_phase(None, 0.5), _phase()], [_phase()]],
+)
+def test_phases_that_can_begin_are_not_warned_of(phases, recwarn):
+    warn_of_unreached(phases, 6)
+    assert not recwarn.list
+
+
+def test_a_fit_that_is_over_before_a_phase_begins_says_so(make_fit):
+    with pytest.warns(UserWarning, match=r"phases\[1\].until_step is 6 and the fit has 6 .* never"):
+        warn_of_unreached([_phase(5), _phase(6), _phase()], 6)
+    phases = [Phase(FilteredCloning(), until_step=100), Phase(PolicyGradient())]
+    with pytest.warns(UserWarning, match=r"phases\[0\].until_step is 100"):
+        make_fit("run", make_phases=lambda: phases, trainer_options={"max_epochs": 1}).run()
 
 
 def test_a_baseline_that_nobody_trains_is_refused(make_fit):
