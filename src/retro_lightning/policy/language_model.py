@@ -53,7 +53,7 @@ class LlamaFromConfig(LanguageModelSource):
         tie_embeddings: Use one matrix for input and output embeddings: fewer parameters.
         rope_theta: Base of the rotary positions. Lower = sharper sense of nearby positions; must
             grow with ``context``.
-        recall_steps: Optimiser steps of recall pretraining (``policy/recall.py``), about 30 ms
+        recall_steps: Optimiser steps of recall pretraining (``policy/recall.py``), about 40 ms
             each. 0 = none: plain random weights.
     """
 
@@ -110,14 +110,16 @@ class LlamaFromConfig(LanguageModelSource):
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=None,  # with a padding index that token's embedding would never be learnt
         )
-        with torch.random.fork_rng(devices=[]):
+        # A trainer's device and initialisation contexts would slow every call of the pretraining,
+        # and the weights would depend on the device.
+        with torch.random.fork_rng(devices=[]), torch._C.DisableTorchFunction():
             torch.default_generator.manual_seed(seed)
             model = LlamaForCausalLM(config)
-        if self.recall_steps:
-            generator = torch.Generator().manual_seed(seed)
-            start_near_induction_(model, generator)
-            words = whole_words(tokenizer)
-            learn_recall_(model, words, steps=self.recall_steps, generator=generator)
+            if self.recall_steps:
+                generator = torch.Generator().manual_seed(seed)
+                start_near_induction_(model, generator)
+                words = whole_words(tokenizer)
+                learn_recall_(model, words, steps=self.recall_steps, generator=generator)
         return model, tokenizer
 
 

@@ -30,6 +30,7 @@ _KEYS = 8
 _LISTED = 5
 _ASKED = 2
 _TOKENS = _KEYS + 1 + _TURNS * _LISTED
+_LR, _MUON_LR = 1e-2, 1.6e-2
 _PREVIOUS_HEADS = 2
 _PREVIOUS_BIAS = 8.0
 _CONTENT_SHARE = 0.3
@@ -161,7 +162,8 @@ def learn_recall_(
     Args:
         model: The language model, changed in place.
         tokens_V: Tokens that occur in the environments' text.
-        steps: Optimiser steps, of 32 sequences of 60 tokens; the learning rate falls to 0.
+        steps: Optimiser steps, of 32 sequences of 60 tokens; in the second half the learning rate
+            falls to 0.
         generator: Source of randomness.
 
     Returns:
@@ -169,12 +171,14 @@ def learn_recall_(
     """
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n]
     others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "layers" in n)]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=3e-3)]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=_LR)]
     if matrices:
-        optimizers.append(torch.optim.Muon(matrices, lr=8e-3))
+        optimizers.append(torch.optim.Muon(matrices, lr=_MUON_LR))
     mean = float(torch.tensor(float(len(tokens_V))).log())
     schedules = [
-        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / steps)
+        torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min(1.0, 2.0 - 2.0 * step / steps)
+        )
         for optimizer in optimizers
     ]
     for _ in range(steps):
