@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from retro_lightning.tracking.client import open_client
 from retro_lightning.tracking.comparison_report import Report
 from retro_lightning.tracking.mlflow import create_run
 
@@ -14,9 +15,7 @@ _MAX_NAME = 120
 
 def log_comparison(report: Report, files: Sequence[Path], tracking_uri: str) -> str:
     """Log the page, the figures and the numbers; returns the run's id."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri)
+    client = open_client(tracking_uri)
     note = "\n".join(f"- {sentence}" for sentence in report.notes)
     name = report.title[:_MAX_NAME]
     run_id = create_run(client, _EXPERIMENT, name, {"mlflow.note.content": note})

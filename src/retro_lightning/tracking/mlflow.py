@@ -21,6 +21,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from retro_lightning.tracking.client import open_client
 from retro_lightning.tracking.parameters import flatten
 from retro_lightning.tracking.provenance import StoreDescription, code_version, package_versions
 from retro_lightning.tracking.uninterrupted import uninterrupted
@@ -137,11 +138,10 @@ class MLflowRun(Logger):
 
     @uninterrupted()
     def _open(self) -> MlflowClient:
-        from mlflow import MlflowClient
         from mlflow.entities import RunStatus
         from mlflow.exceptions import MlflowException
 
-        client = MlflowClient(self._tracking_uri)
+        client = open_client(self._tracking_uri)
         if self._run_id is not None:
             try:
                 run = client.get_run(self._run_id)

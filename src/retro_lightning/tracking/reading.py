@@ -12,6 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from retro_lightning.evaluation.comparison import Run
+from retro_lightning.tracking.client import open_client
 from retro_lightning.tracking.mlflow import PRUNED
 from retro_lightning.tracking.results import RESULTS_FILE
 
@@ -94,10 +95,9 @@ def read_mlflow_run(tracking_uri: str, run_id: str) -> RunRecord:
     Raises:
         ValueError: If there is none, or it has kept no results.
     """
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    client = MlflowClient(tracking_uri)
+    client = open_client(tracking_uri)
     try:
         name = client.get_run(run_id).info.run_name
     except MlflowException as error:
@@ -124,9 +124,7 @@ def runs_of_experiment(tracking_uri: str, experiment: str) -> list[str]:
     Raises:
         ValueError: If there is no such experiment, or no such run in it.
     """
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri)
+    client = open_client(tracking_uri)
     found = client.get_experiment_by_name(experiment)
     if found is None:
         known = ", ".join(sorted(e.name for e in client.search_experiments()))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from matplotlib.figure import Figure
 
+from retro_lightning.tracking.client import open_client
 from retro_lightning.tracking.mlflow import PRUNED, MLflowRun, create_run
 from retro_lightning.tracking.parameters import flatten
 
@@ -36,9 +37,7 @@ class StudyRuns:
     def __init__(
         self, tracking_uri: str, experiment: str, study: str, run_id: str | None = None
     ) -> None:
-        from mlflow import MlflowClient
-
-        self.client: MlflowClient = MlflowClient(tracking_uri)
+        self.client: MlflowClient = open_client(tracking_uri)
         self.tracking_uri, self.experiment, self.study = tracking_uri, experiment, study
         self.run_id = run_id or create_run(self.client, experiment, study, {_STUDY: study})
         self._set_status(self.run_id, "RUNNING")
@@ -167,14 +166,13 @@ def check_server(tracking_uri: str) -> None:
     Raises:
         OSError: If it does not answer.
     """
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     patience = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
     before = {name: os.environ.get(name) for name in patience}
     os.environ.update(patience)
     try:
-        MlflowClient(tracking_uri).search_experiments(max_results=1)
+        open_client(tracking_uri).search_experiments(max_results=1)
     except (MlflowException, OSError, ValueError) as error:
         raise OSError(
             f"the tracking server {_without_password(tracking_uri)} can't be reached; start it, or "
