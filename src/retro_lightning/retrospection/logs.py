@@ -18,14 +18,18 @@ from retro_lightning.rollout.written_once import written_once
 from retro_lightning.trajectory import Step, Trajectory
 
 _SHARD = 1_000
+RETRY = 1_000
+"""What a retry adds to the number of its attempt, where a task is attempted several times before
+any of the attempts is reflected on (``RetryRollouts``)."""
 
 
 class LoggedReflections(History):
     """Reflections of a log, each with the change of return that followed it.
 
-    From every two consecutive attempts at a task by one behaviour, of which the earlier failed and
-    the later was told a new reflection, one record comes: the earlier attempt as the observation,
-    the reflection as the action, the later return minus the earlier as the reward. The reward is
+    From every two consecutive attempts at a task by one behaviour (or an attempt and the one that
+    is ``RETRY`` numbers on), of which the earlier failed and the later was told a new reflection,
+    one record comes: the earlier attempt as the observation, the reflection as the action, the
+    later return minus the earlier as the reward. The reward is
     ``return_change``: a log holds no controls, so a lucky second try is credited to the reflection.
 
     Args:
@@ -85,12 +89,13 @@ def triplets(
             by_task.setdefault(series, {})[attempt.attempt] = attempt
     for series in sorted(by_task):
         numbered = by_task[series]
-        for number in sorted(numbered):
-            before, after = numbered[number], numbered.get(number + 1)
-            if after is None or before.success or not before.steps:
-                continue
-            if after.reflections and after.reflections != before.reflections:
-                yield _triplet(before, after, memory, prefix, run)
+        for number in sorted(n for n in numbered if n < RETRY):
+            before = numbered[number]
+            for after in map(numbered.get, (number + 1, number + RETRY)):
+                if after is None or before.success or not before.steps:
+                    continue
+                if after.reflections and after.reflections != before.reflections:
+                    yield _triplet(before, after, memory, prefix, run)
 
 
 def _triplet(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from retro_lightning.replay.store import ReplayStore
-from retro_lightning.retrospection.logs import LoggedReflections, triplets
+from retro_lightning.retrospection.logs import RETRY, LoggedReflections, triplets
 from retro_lightning.retrospection.memory import Memory
 from retro_lightning.trajectory import Trajectory
 from tests.unit.retrospection.test_memory import attempt
@@ -39,6 +39,17 @@ def test_each_reflection_is_credited_with_the_attempt_after_it() -> None:
     assert made[0].task.split == "train"
     assert made[0].steps[0].valid_actions is None
     assert len({t.trajectory_id for t in made}) == 3
+
+
+def test_a_retry_is_credited_where_several_attempts_come_before_any_reflection() -> None:
+    first, second = (replace(each, reflections=()) for each in series([0.0, 0.2]))
+    retries = [
+        replace(each, attempt=RETRY + each.attempt, reflections=(f"of {each.attempt}",))
+        for each in series([0.5, 1.0])
+    ]
+    made = list(triplets([*retries, second, first], Memory(), "", "r"))
+    assert [t.steps[0].action for t in made] == ["of 0", "of 1"]
+    assert [t.total_return for t in made] == pytest.approx([0.5 - 0.0, 1.0 - 0.2])
 
 
 def test_what_teaches_nothing_is_left_out() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from retro_lightning.retrospection.logs import RETRY
 from retro_lightning.retrospection.reflectors import Reflector, ScriptedReflector
 from retro_lightning.rollout.collector import Job, collect
 from retro_lightning.training.agreement import check_agreement
@@ -14,9 +15,6 @@ from retro_lightning.training.callbacks.rollouts import FreshRollouts
 from retro_lightning.training.datamodule import ReplayDataModule
 from retro_lightning.training.module import PolicyGradientModule
 from retro_lightning.trajectory import Trajectory
-
-_RETRY = 1_000
-"""Attempt numbers of retries begin here."""
 
 
 class RetryRollouts(FreshRollouts):
@@ -61,7 +59,7 @@ class RetryRollouts(FreshRollouts):
         asked = [(data.environments[attempt.task.family], attempt) for attempt in failed]
         reflections = self.reflector.write(asked, module.seed)
         jobs = [
-            Job(attempt.task, _RETRY + attempt.attempt, (reflection,))
+            Job(attempt.task, RETRY + attempt.attempt, (reflection,))
             for attempt, reflection in zip(failed, reflections, strict=True)
             if reflection is not None
         ]
