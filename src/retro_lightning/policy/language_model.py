@@ -10,7 +10,13 @@ import torch
 from torch import nn
 
 from retro_lightning.policy.loading import Loading, load_causal_lm, load_tokenizer
-from retro_lightning.policy.recall import learn_recall_, start_near_induction_, whole_words
+from retro_lightning.policy.recall import (
+    RECALLS,
+    Recall,
+    learn_recall_,
+    start_near_induction_,
+    whole_words,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -55,6 +61,9 @@ class LlamaFromConfig(LanguageModelSource):
             grow with ``context``.
         recall_steps: Optimiser steps of recall pretraining (``policy/recall.py``), about 40 ms
             each. 0 = none: plain random weights.
+        recall: What is recalled: ``answers`` to what is asked for, for a policy that chooses
+            actions, or ``pairs``, what follows a thing that is named again, for one that writes
+            text.
     """
 
     needs_tokenizer = True
@@ -70,6 +79,7 @@ class LlamaFromConfig(LanguageModelSource):
         tie_embeddings: bool = False,
         rope_theta: float = 10_000.0,
         recall_steps: int = 0,
+        recall: Recall = "answers",
     ) -> None:
         sizes = {"hidden_size": hidden_size, "layers": layers, "heads": heads, "context": context}
         for name, size in sizes.items():
@@ -80,11 +90,13 @@ class LlamaFromConfig(LanguageModelSource):
                 f"language_model.hidden_size {hidden_size} cannot be split over {heads} heads of "
                 "an even size; choose another number of heads"
             )
+        if recall not in RECALLS:
+            raise ValueError(f"language_model.recall is {recall!r}; give {' or '.join(RECALLS)}")
         self.hidden_size, self.layers, self.heads = hidden_size, layers, heads
         self.intermediate_size = intermediate_size or 3 * hidden_size
         self.context, self.initializer_range = context, initializer_range
         self.tie_embeddings, self.rope_theta = tie_embeddings, rope_theta
-        self.recall_steps = recall_steps
+        self.recall_steps, self.recall = recall_steps, recall
 
     def build(
         self, tokenizer: PreTrainedTokenizerBase | None, seed: int
@@ -119,7 +131,9 @@ class LlamaFromConfig(LanguageModelSource):
                 generator = torch.Generator().manual_seed(seed)
                 start_near_induction_(model, generator)
                 words = whole_words(tokenizer)
-                learn_recall_(model, words, steps=self.recall_steps, generator=generator)
+                learn_recall_(
+                    model, words, recall=self.recall, steps=self.recall_steps, generator=generator
+                )
         return model, tokenizer
 
 

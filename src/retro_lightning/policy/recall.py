@@ -9,14 +9,18 @@ circuit within minutes (measured in ``docs/experiments.md``). So it is
 1. started near it (``start_near_induction_``), in the spirit of mimetic initialisation (Trockman
    and Kolter 2023), and
 2. pretrained for some seconds on associative recall over random tokens of its own vocabulary
-   (``learn_recall_``): text that speaks of no task at all. It is the multi-query recall (MQAR) of
-   Arora et al. 2023 with what an agent's context adds: a key returns with other values, of which
-   the latest counts, and several keys are asked for before any is answered.
+   (``learn_recall_``): text that speaks of no task at all, in one of two forms (``RECALLS``).
+
+``pairs``, the multi-query recall (MQAR) of Arora et al. 2023, is for a model that writes text:
+where a thing is named again, what stood beside it follows. ``answers`` is for a model that chooses
+actions; it adds what an agent's context adds: a key returns with other values, of which the latest
+counts, and several keys are asked for before any is answered.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +28,10 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Recall = Literal["answers", "pairs"]
+RecallBatch = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]
 _ROWS = 32
+_PAIRS = 8
 _TURNS = 4
 _KEYS = 8
 _LISTED = 5
@@ -110,7 +117,7 @@ def whole_words(tokenizer: PreTrainedTokenizerBase) -> Tensor:
     return torch.tensor(sorted(ids))
 
 
-def recall_batch(tokens_V: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def answers_batch(tokens_V: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Sequences of turns ``k v k v k v k v k v  q q  m v v``.
 
     A turn lists five of the sequence's eight keys k, each with a value v that was never seen
@@ -126,11 +133,7 @@ def recall_batch(tokens_V: Tensor, generator: torch.Generator) -> tuple[Tensor, 
     Raises:
         ValueError: If there are too few tokens to draw from.
     """
-    if len(tokens_V) < _TOKENS:
-        raise ValueError(
-            f"recall pretraining needs {_TOKENS} tokens of more than one byte, and the tokenizer "
-            f"has {len(tokens_V)}: raise data.vocabulary_size or set language_model.recall_steps 0"
-        )
+    _check_enough(tokens_V, _TOKENS)
     drawn_BN = tokens_V[_shuffled(len(tokens_V), generator)]
     keys_BK, marker_B1 = drawn_BN[:, :_KEYS], drawn_BN[:, _KEYS : _KEYS + 1]
     turns = []
@@ -145,6 +148,40 @@ def recall_batch(tokens_V: Tensor, generator: torch.Generator) -> tuple[Tensor, 
     return torch.cat(turns, dim=1), (ends[:, None] + torch.arange(-_ASKED - 1, -1)).flatten()
 
 
+def pairs_batch(tokens_V: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Sequences ``k1 v1 k2 v2 … k8 v8`` followed by the same pairs in another order.
+
+    Args:
+        tokens_V: Tokens to draw keys and values from.
+        generator: Source of randomness.
+
+    Returns:
+        ``tokens_BT`` and the positions [8] whose next token is a value seen before.
+
+    Raises:
+        ValueError: If there are too few tokens to draw from.
+    """
+    _check_enough(tokens_V, 2 * _PAIRS)
+    order_BV = _shuffled(len(tokens_V), generator)
+    pairs_BP2 = tokens_V[order_BV[:, : 2 * _PAIRS]].view(_ROWS, _PAIRS, 2)
+    again_BP = _shuffled(_PAIRS, generator)
+    repeated_BP2 = pairs_BP2.gather(1, again_BP[:, :, None].expand(-1, -1, 2))
+    tokens_BT = torch.cat([pairs_BP2.flatten(1), repeated_BP2.flatten(1)], dim=1)
+    return tokens_BT, torch.arange(2 * _PAIRS, 4 * _PAIRS, 2)
+
+
+RECALLS: Mapping[Recall, RecallBatch] = {"answers": answers_batch, "pairs": pairs_batch}
+"""What is recalled, by name."""
+
+
+def _check_enough(tokens_V: Tensor, needed: int) -> None:
+    if len(tokens_V) < needed:
+        raise ValueError(
+            f"recall pretraining needs {needed} tokens of more than one byte, and the tokenizer "
+            f"has {len(tokens_V)}: raise data.vocabulary_size or set language_model.recall_steps 0"
+        )
+
+
 def _shuffled(count: int, generator: torch.Generator) -> Tensor:
     """The numbers below ``count`` in a random order, for each row."""
     return torch.rand(_ROWS, count, generator=generator).argsort(dim=1)
@@ -154,6 +191,7 @@ def learn_recall_(
     model: Any,
     tokens_V: Tensor,
     *,
+    recall: Recall,
     steps: int,
     generator: torch.Generator,
 ) -> float:
@@ -162,8 +200,8 @@ def learn_recall_(
     Args:
         model: The language model, changed in place.
         tokens_V: Tokens that occur in the environments' text.
-        steps: Optimiser steps, of 32 sequences of 60 tokens; in the second half the learning rate
-            falls to 0.
+        recall: What is recalled.
+        steps: Optimiser steps, of 32 sequences; in the second half the learning rate falls to 0.
         generator: Source of randomness.
 
     Returns:
@@ -182,7 +220,7 @@ def learn_recall_(
         for optimizer in optimizers
     ]
     for _ in range(steps):
-        tokens_BT, asked = recall_batch(tokens_V, generator)
+        tokens_BT, asked = RECALLS[recall](tokens_V, generator)
         hidden = model.model(input_ids=tokens_BT, use_cache=False).last_hidden_state[:, asked]
         logits = model.lm_head(hidden).flatten(0, 1)
         loss = nn.functional.cross_entropy(logits, tokens_BT[:, asked + 1].flatten())

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from retro_lightning.policy.language_model import LlamaFromConfig
-from retro_lightning.policy.recall import learn_recall_, recall_batch, start_near_induction_
+from retro_lightning.policy.recall import (
+    Recall,
+    answers_batch,
+    learn_recall_,
+    pairs_batch,
+    start_near_induction_,
+)
 from retro_lightning.policy.tokenizer import train_tokenizer
 
 WORDS = torch.arange(100, 160)
@@ -41,7 +47,7 @@ def llama(layers: int = 3, width: int = 32) -> LlamaForCausalLM:
 
 @given(st.integers(0, 1000), st.integers(29, 60))
 def test_every_answer_is_the_latest_value_of_a_key_that_is_asked_for(seed: int, words: int) -> None:
-    tokens_BT, positions = recall_batch(WORDS[:words], generator(seed))
+    tokens_BT, positions = answers_batch(WORDS[:words], generator(seed))
     assert tokens_BT.shape == (32, 60)
     assert positions.tolist() == [12, 13, 27, 28, 42, 43, 57, 58]
     for row in tokens_BT.tolist():
@@ -60,7 +66,7 @@ def test_every_answer_is_the_latest_value_of_a_key_that_is_asked_for(seed: int, 
 
 
 def test_keys_return_with_other_values() -> None:
-    row = recall_batch(WORDS, generator())[0][0].tolist()
+    row = answers_batch(WORDS, generator())[0][0].tolist()
     keys = [key for start in range(0, 60, 15) for key in row[start : start + 10 : 2]]
     values = [value for start in range(0, 60, 15) for value in row[start + 1 : start + 10 : 2]]
     assert 5 < len(set(keys)) <= 8 < len(keys)
@@ -68,15 +74,31 @@ def test_keys_return_with_other_values() -> None:
     assert not set(keys) & set(values)
 
 
+@given(st.integers(0, 1000))
+def test_pairs_return_in_another_order(seed: int) -> None:
+    tokens_BT, positions = pairs_batch(WORDS, generator(seed))
+    assert tokens_BT.shape == (32, 32)
+    assert positions.tolist() == list(range(16, 32, 2))
+    for row in tokens_BT.tolist():
+        first, again = (
+            list(zip(half[::2], half[1::2], strict=True)) for half in (row[:16], row[16:])
+        )
+        assert len({token for pair in first for token in pair}) == 16
+        assert sorted(first) == sorted(again)
+    assert (tokens_BT[:, :16] != tokens_BT[:, 16:]).any()
+
+
 def test_too_few_tokens_are_named_with_the_remedy() -> None:
+    with pytest.raises(ValueError, match=r"needs 16 tokens.*has 15"):
+        pairs_batch(WORDS[:15], generator())
     with pytest.raises(ValueError, match=r"needs 29 tokens.*has 28.*vocabulary_size"):
-        recall_batch(WORDS[:28], generator())
+        answers_batch(WORDS[:28], generator())
 
 
 def test_the_start_looks_at_the_token_before_and_then_for_the_key() -> None:
     model = llama()
     start_near_induction_(model, generator())
-    tokens_BT, positions = recall_batch(WORDS, generator())
+    tokens_BT, positions = answers_batch(WORDS, generator())
     with torch.no_grad():
         first, second, third = model(input_ids=tokens_BT, output_attentions=True).attentions
     for attention in (first, third):
@@ -93,6 +115,11 @@ def test_the_start_needs_two_layers_and_biases() -> None:
         start_near_induction_(llama(layers=1), generator())
 
 
+def test_another_recall_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="recall is 'words'; give answers or pairs"):
+        LlamaFromConfig(recall="words")  # type: ignore[arg-type]
+
+
 def test_weights_do_not_depend_on_the_device_that_a_trainer_builds_on() -> None:
     tokenizer = train_tokenizer([" ".join(f"word{n}" for n in range(60))] * 3, 400)
 
@@ -107,8 +134,9 @@ def test_weights_do_not_depend_on_the_device_that_a_trainer_builds_on() -> None:
 
 
 @pytest.mark.slow
-def test_recall_is_learnt() -> None:
+@pytest.mark.parametrize("recall", ["answers", "pairs"])
+def test_recall_is_learnt(recall: Recall) -> None:
     model = llama(width=64)
     start_near_induction_(model, generator())
-    loss = learn_recall_(model, WORDS, steps=250, generator=generator())
+    loss = learn_recall_(model, WORDS, recall=recall, steps=250, generator=generator())
     assert loss < 0.3 * math.log(len(WORDS))
