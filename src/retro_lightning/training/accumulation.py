@@ -17,6 +17,7 @@ from retro_lightning.credit.baselines import Baseline
 from retro_lightning.credit.objective import Objective
 from retro_lightning.credit.terms import CreditInputs
 from retro_lightning.training.phases import Phase
+from retro_lightning.training.processes import reduced
 
 if TYPE_CHECKING:
     from retro_lightning.training.module import PolicyGradientModule
@@ -34,7 +35,7 @@ class Accumulation:
         """What a batch's sum of losses is divided by now."""
         batches = module.trainer.accumulate_grad_batches
         if batches == 1:
-            return module.over_processes(objective.count(inputs), "mean")
+            return reduced(module.trainer, objective.count(inputs), "mean")
         self._count = self._count.to(module.device) + objective.count(inputs)
         return 1.0 / batches  # undoes Lightning's division
 
@@ -42,7 +43,7 @@ class Accumulation:
         """Divide the gradients by the count of the whole gradient step."""
         if module.trainer.accumulate_grad_batches == 1:
             return
-        count = module.over_processes(self._count, "mean").clamp(min=1.0)
+        count = reduced(module.trainer, self._count, "mean").clamp(min=1.0)
         self._count = torch.zeros(())
         for parameter in module.parameters():
             if parameter.grad is not None:

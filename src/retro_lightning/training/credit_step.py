@@ -19,6 +19,7 @@ from retro_lightning.training.credit_inputs import credit_inputs
 from retro_lightning.training.feedback import td_feedback
 from retro_lightning.training.invariants import StepGuard
 from retro_lightning.training.other_policies import Proximal, Reference
+from retro_lightning.training.processes import reduced
 from retro_lightning.training.reporting import StepReport
 
 if TYPE_CHECKING:
@@ -133,4 +134,4 @@ def _advantage_scale(
     if not objective.normalise_advantages:
         return None
     moments = advantage_moments(objective.advantages(inputs), inputs.steps_BS)
-    return advantage_std(module.over_processes(moments, "sum"))
+    return advantage_std(reduced(module.trainer, moments, "sum"))

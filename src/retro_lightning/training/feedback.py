@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import lightning as L
 import numpy as np
@@ -13,6 +12,7 @@ from retro_lightning.credit.returns import gae
 from retro_lightning.credit.terms import CreditInputs
 from retro_lightning.curriculum.feedback import Feedback, TaskOutcome, TDErrors
 from retro_lightning.policy.batch import Batch
+from retro_lightning.training.processes import gathered
 from retro_lightning.trajectory import Trajectory
 
 
@@ -47,11 +47,7 @@ def td_feedback(parts: Sequence[Batch], inputs: CreditInputs, gamma: float) -> F
 
 def over_processes(trainer: L.Trainer, feedback: Feedback) -> Feedback:
     """What all processes have seen, in the order of their ranks; equal on all of them."""
-    if trainer.world_size == 1:
-        return feedback
-    gathered: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(gathered, feedback)
-    return merged(gathered)
+    return merged(gathered(trainer, feedback))
 
 
 def merged(parts: Sequence[Feedback]) -> Feedback:

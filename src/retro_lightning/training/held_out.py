@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import lightning as L
 import torch
 
 from retro_lightning.policy.batch import Batch
@@ -111,15 +110,6 @@ def stored_logprobs(policy: Policy, parts: Sequence[Batch]) -> list[tuple[int, l
         ):
             result.append((row, logprobs_S[steps_S].tolist()))
     return result
-
-
-def gathered(trainer: L.Trainer, scored: Sequence[Scored]) -> list[Scored]:
-    """What all processes have scored."""
-    if trainer.world_size == 1:
-        return list(scored)
-    parts: list[list[Scored]] = [[] for _ in range(trainer.world_size)]
-    torch.distributed.all_gather_object(parts, list(scored))
-    return [one for part in parts for one in part]
 
 
 def held_out_metrics(scored: Sequence[Scored]) -> dict[str, float]:

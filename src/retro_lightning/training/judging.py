@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from lightning.pytorch.trainer.states import TrainerFn
 
 from retro_lightning.evaluation import EvaluationCounts
 from retro_lightning.policy.batch import Batch
-from retro_lightning.training.held_out import Scored, gathered, held_out_metrics, score
+from retro_lightning.training.held_out import Scored, held_out_metrics, score
+from retro_lightning.training.processes import gathered
 from retro_lightning.training.trials import count_over_processes, try_tasks
 from retro_lightning.trajectory import Task, Trajectory
 
@@ -69,7 +71,8 @@ class Judgement:
             The mean success rate; None where there was no environment to try anything in.
         """
         if not data.environments:
-            metrics = held_out_metrics(gathered(module.trainer, self._scored))
+            scored = chain.from_iterable(gathered(module.trainer, self._scored))
+            metrics = held_out_metrics(list(scored))
             module.log_dict({f"{stage}/{name}": value for name, value in metrics.items()})
             return None
         counts = count_over_processes(module.trainer, self.trajectories)

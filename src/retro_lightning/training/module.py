@@ -236,13 +236,6 @@ class PolicyGradientModule(L.LightningModule):
         """Outcomes of the last validation or test, over all processes; callbacks read it."""
         return self.judgement.counts
 
-    def over_processes(self, values: Tensor, operation: str) -> Tensor:
-        """``sum`` or ``mean`` over processes; DDP averages gradients, so normalisers are means."""
-        if self.trainer.world_size == 1:
-            return values
-        reduced: Tensor = self.trainer.strategy.reduce(values, reduce_op=operation)
-        return reduced
-
     def require_policy(self) -> Policy:
         """The policy, which exists once Lightning has called ``configure_model``.
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
-import torch
 
 from retro_lightning.evaluation import EvaluationCounts
 from retro_lightning.rollout.collector import Job, collect
 from retro_lightning.training.hooks import announce_trajectories, progress
+from retro_lightning.training.processes import gathered
 from retro_lightning.trajectory import Task, Trajectory
 
 if TYPE_CHECKING:
@@ -53,8 +53,4 @@ def count_over_processes(
 ) -> EvaluationCounts:
     """Outcomes of all processes' trajectories together; counts are summed, not rates averaged."""
     counts = EvaluationCounts.from_trajectories(trajectories)
-    if trainer.world_size == 1:
-        return counts
-    gathered: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(gathered, counts)
-    return EvaluationCounts.merge(gathered)
+    return EvaluationCounts.merge(gathered(trainer, counts))

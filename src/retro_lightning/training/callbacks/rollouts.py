@@ -15,6 +15,7 @@ from retro_lightning.training.datamodule import ReplayDataModule
 from retro_lightning.training.feedback import rollout_feedback
 from retro_lightning.training.hooks import announce_trajectories, progress
 from retro_lightning.training.module import PolicyGradientModule
+from retro_lightning.training.processes import reduced
 from retro_lightning.trajectory import Trajectory
 
 
@@ -151,7 +152,7 @@ def _metrics(module: PolicyGradientModule, trajectories: Sequence[Trajectory]) -
     """What came of a round, over the trajectories of all processes."""
     rows = [(1, t.success, t.total_return, t.length, t.truncation == "fault") for t in trajectories]
     sums = torch.tensor(rows, dtype=torch.float32, device=module.device).view(-1, 5).sum(dim=0)
-    count, successes, returns, steps, faults = module.over_processes(sums, "sum").tolist()
+    count, successes, returns, steps, faults = reduced(module.trainer, sums, "sum").tolist()
     return {
         "rollout/success_rate": successes / count,
         "rollout/return": returns / count,
