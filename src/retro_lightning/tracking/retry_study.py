@@ -120,8 +120,9 @@ def _reward(settings: Mapping[str, Any], path: Path) -> str:
 def curves_of(runs: Sequence[RetryRun], families: Sequence[str]) -> Curves:
     """Curves of every arm over the mean of some families.
 
-    What a reward has taught (``trained`` and its ``shuffled``) is an arm for each reward, where the
-    runs have several; all other arms are taken from the runs of the reward that is named first.
+    What a reward has taught (``before`` by imitation, ``trained`` and its ``shuffled``) is an arm
+    for each reward, where the runs have several; all other arms are taken from the runs of the
+    reward that is named first.
 
     Raises:
         ValueError: If two runs are of one reward and seed, or seeds lack runs.
@@ -130,7 +131,7 @@ def curves_of(runs: Sequence[RetryRun], families: Sequence[str]) -> Curves:
     curves: dict[str, dict[int, Curve]] = {}
     for run in runs:
         for arm in dict.fromkeys(arm for arm, _ in run.curves):
-            taught = arm in (TRAINED, SHUFFLED)
+            taught = arm in (BEFORE, TRAINED, SHUFFLED)
             if not taught and run.reward != rewards[0]:
                 continue
             name = f"{arm}, {run.reward}" if taught and len(rewards) > 1 else arm
@@ -177,7 +178,8 @@ def differences(curves: Mapping[str, Curves]) -> list[Difference]:
 def _pairs(arms: Sequence[str]) -> list[tuple[str, str]]:
     trained = [arm for arm in arms if arm.startswith(TRAINED)]
     pairs = [(arm, _PLAIN) for arm in arms if arm != _PLAIN]
-    pairs += [(arm, BEFORE) for arm in trained if BEFORE in arms]
+    befores = [(arm, arm.replace(TRAINED, BEFORE, 1)) for arm in trained]
+    pairs += [pair for pair in befores if pair[1] in arms]
     return pairs + [(trained[0], other) for other in trained[1:]]
 
 

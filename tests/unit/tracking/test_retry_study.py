@@ -61,8 +61,8 @@ def test_what_runs_share_is_that_of_the_first_reward(paths: list[Path]) -> None:
     assert runs[0].families == ["a", "b"]
     curves = curves_of(runs, ["a"])
     assert set(curves) == {
-        *("plain", "before", "oracle", "trained, lift", "shuffled, lift"),
-        *("trained, return_change", "shuffled, return_change"),
+        *("plain", "oracle", "before, lift", "trained, lift", "shuffled, lift"),
+        *("before, return_change", "trained, return_change", "shuffled, return_change"),
     }
     assert {seed: c.tolist() for seed, c in curves["trained, lift"].items()} == {
         1: [0.2, 0.8],
@@ -82,7 +82,10 @@ def test_differences_are_paired_by_seed_and_corrected_over_all(paths: list[Path]
     # 0.5, 0.6 and 0.4: mean 0.5, deviation 0.1, Student's t with 2 degrees of freedom 4.303.
     half = 4.302653 * 0.1 / np.sqrt(3)
     assert (gain.mean, gain.low, gain.high) == pytest.approx((0.5, 0.5 - half, 0.5 + half))
-    assert gains[("trained, lift", "before"), 1].mean == pytest.approx(0.4)
+    # Each is compared with the imitation it began with: 4 of 10, and of the other reward 0.
+    assert gains[("trained, lift", "before, lift"), 1].mean == pytest.approx(0.4)
+    began = gains[("trained, return_change", "before, return_change"), 1]
+    assert began.mean == pytest.approx((0.7 + 0.5 + 0.8) / 3)
     gain = gains[("trained, lift", "trained, return_change"), 1]
     # Seed by seed 0.8 - 0.7, 0.9 - 0.5 and 0.7 - 0.8.
     assert (gain.mean, gain.low, gain.high) == pytest.approx(paired_t_interval([0.1, 0.4, -0.1]))
