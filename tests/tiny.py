@@ -21,7 +21,7 @@ from transformers import (
 
 from retro_lightning.policy.policy import Policy
 from retro_lightning.policy.tokenizer import train_tokenizer
-from retro_lightning.policy.value_head import ValueHead
+from retro_lightning.policy.value_head import ValueHead, ValueHeadSettings
 from retro_lightning.rollout.session import Session
 from retro_lightning.trajectory import Step, Task, Trajectory
 
@@ -120,7 +120,7 @@ def policy(
 ) -> Policy:
     """A random policy whose value head is not zero."""
     tok = tok if tok is not None else tokenizer(pad_is_end)
-    head = ValueHead(32, 8, turns=3)
+    head = ValueHead(32, ValueHeadSettings(8, turns=3))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(1)
         nn.init.normal_(head.output.weight)

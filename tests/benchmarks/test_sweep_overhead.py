@@ -32,8 +32,8 @@ from retro_lightning.tracking.mlflow import MLflowRun
 pytestmark = pytest.mark.slow
 _ROOT = Path(__file__).resolve().parents[2]
 _BASE = [str(_ROOT / "conf" / "multitask.yaml"), str(_ROOT / "conf" / "study.yaml")]
-_FITS = 5
-"""Of about a minute each: the study takes five minutes or more."""
+_FITS = 10
+"""Of about half a minute each: the study takes five minutes or more."""
 _START_UP = """
 import optuna
 from retro_lightning.sweep import worker
@@ -161,7 +161,7 @@ def test_logging_costs_little_each_step(workplace, monkeypatch):
     steps = record.curve[-1].step
     each = {name: 1e3 * seconds / steps for name, seconds in spent.items()}
     print(f"\nmilliseconds of processor time a step, over {steps} steps: {each}")
-    assert steps == 400
+    assert steps == 160
     assert sum(each.values()) <= 1.0
 
 

@@ -53,6 +53,7 @@ def compare(name: str, args: Sequence[str]) -> None:
         test=options.test,
         settings=settings,
         notes=notes,
+        threshold=options.threshold,
     )
     console = Console()
     show(report, console)
@@ -88,6 +89,12 @@ def _options(name: str, args: Sequence[str]) -> Any:
         choices=["sign-flip", "t"],
         default=None,
         help="Default: exact sign-flip where it can reach 0.05 after Holm, else paired t.",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float | None,
+        default=None,
+        help="Validation success: how many optimiser steps does each arm take to it?",
     )
     parser.add_argument("--title", type=str | None, default=None, help="Title of the page.")
     parser.add_argument("--output", type=str, default="runs/comparison", help="Where files go.")

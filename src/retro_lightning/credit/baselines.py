@@ -94,8 +94,9 @@ class Constant(Baseline):
 class ValueHeadBaseline(Baseline):
     """Subtracts the value head's estimate of the state before each action.
 
-    The value head has been trained on replayed trajectories, among them earlier uses of the one at
-    hand: only for trajectories it has not yet learnt from is this baseline independent of them.
+    Where the head is cross-fitted (``value_head.cross_fit``), the estimate is that of the head
+    which never learns from the trajectory at hand. A single head has learnt from earlier uses of
+    it, so that it is independent of trajectories that are used for the first time only.
     """
 
     needs_value_head = True

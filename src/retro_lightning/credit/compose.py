@@ -171,23 +171,24 @@ class Estimator(Objective):
             rewards_BS = inputs.rewards_BS - self.kl_coef * cost_BS.detach()
             inputs = replace(inputs, rewards_BS=rewards_BS)
         returns_BS = self.advantage.returns(inputs, log_ratio_BS, self.gamma, after_B).detach()
-        if self.value_target == "current":
-            caps = self.advantage if isinstance(self.advantage, VTrace) else VTrace()
-            targets_BS, _ = vtrace(
-                inputs.rewards_BS,
-                inputs.values_BS.detach(),
-                log_ratio_BS,
-                inputs.steps_BS,
-                self.gamma,
-                rho_cap=caps.rho_cap,
-                c_cap=caps.c_cap,
-                bootstrap_value_B=after_B,
-            )
-        else:
-            targets_BS = returns_to_go(
-                inputs.rewards_BS, inputs.steps_BS, self.gamma, after_B
-            ).detach()
-        return targets_BS, excess(returns_BS, inputs)
+        return self._targets(inputs.for_learner(), log_ratio_BS), excess(returns_BS, inputs)
+
+    def _targets(self, inputs: CreditInputs, log_ratio_BS: Tensor) -> Tensor:
+        """What the value head learns, detached."""
+        after_B = bootstrap_values(inputs)
+        if self.value_target == "behaviour":
+            return returns_to_go(inputs.rewards_BS, inputs.steps_BS, self.gamma, after_B).detach()
+        caps = self.advantage if isinstance(self.advantage, VTrace) else VTrace()
+        return vtrace(
+            inputs.rewards_BS,
+            inputs.values_BS.detach(),
+            log_ratio_BS,
+            inputs.steps_BS,
+            self.gamma,
+            rho_cap=caps.rho_cap,
+            c_cap=caps.c_cap,
+            bootstrap_value_B=after_B,
+        )[0]
 
     # ------------------------------------------------------------------ loss
     def __call__(

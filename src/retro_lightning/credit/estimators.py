@@ -154,7 +154,7 @@ class PolicyGradient(Objective):
         advantage_scale: Tensor | None = None,
     ) -> LossTerms:
         """See ``Objective``."""
-        returns_BS, advantages_BS = returns_and_advantages(inputs, self.gamma)
+        advantages_BS = self.advantages(inputs)
         scaled_BS = self._scaled(advantages_BS, inputs.steps_BS, advantage_scale)
         masks = sources(inputs)
         # Where there is no ratio to take, the policy itself stands in: no NaN may reach exp.
@@ -166,7 +166,7 @@ class PolicyGradient(Objective):
             [masked_total(losses[k], m, inputs.weight_B, normaliser) for k, m in masks.items()]
         ).sum()
         entropy = masked_total(inputs.entropies_BS, inputs.steps_BS, inputs.weight_B, normaliser)
-        value, value_metrics = self._value_term(inputs, returns_BS, normaliser)
+        value, value_metrics = self._value_term(inputs, normaliser)
         coefficients = self._coefficients(logprobs_BS.detach(), old_BS, scaled_BS, advantages_BS)
         shares = gradient_shares(
             {k: masked_total(coefficients[k], m, inputs.weight_B, 1.0) for k, m in masks.items()}
@@ -194,18 +194,20 @@ class PolicyGradient(Objective):
         return advantages_BS / scale
 
     def _value_term(
-        self, inputs: CreditInputs, returns_BS: Tensor, normaliser: Tensor | float
+        self, inputs: CreditInputs, normaliser: Tensor | float
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The value head's loss, by ``value_target`` and ``value_weighting``, and its metrics."""
-        targets_BS, learnt_BS, weight_BS = returns_BS, inputs.steps_BS, torch.ones(())
+        learner = inputs.for_learner()
+        targets_BS, _ = returns_and_advantages(learner, self.gamma)
+        learnt_BS, weight_BS = inputs.steps_BS, torch.ones(())
         if self.value_target == "current":
             targets_BS, _ = vtrace(
                 inputs.rewards_BS,
-                inputs.values_BS.detach(),
+                learner.values_BS.detach(),
                 log_ratio_to_behaviour(inputs.logprobs_BS, inputs),
                 inputs.steps_BS,
                 self.gamma,
-                bootstrap_value_B=bootstrap_values(inputs),
+                bootstrap_value_B=bootstrap_values(learner),
             )
             learnt_BS = learnt_steps(inputs, "leave_out", self.name)
             inputs = replace(inputs, value_weight_B=None)

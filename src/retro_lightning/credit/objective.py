@@ -153,11 +153,11 @@ def value_term(
     learnt_BS: Tensor | None = None,
     weight_BS: Tensor | float = 1.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Value loss, and how well the value head predicts what it learns.
+    """Value loss, and how well the value head predicts what it learns, as the baseline has it.
 
     Args:
         inputs: The batch.
-        targets_BS: What the value head learns, detached.
+        targets_BS: What the value head learns, detached; made ``for_learner``.
         normaliser: Number of steps in the whole gradient step.
         learnt_BS: Steps that it learns from; None = all.
         weight_BS: How much each counts.
@@ -170,7 +170,7 @@ def value_term(
         weight_B = torch.ones_like(inputs.weight_B)
     if learnt_BS is None:
         learnt_BS = inputs.steps_BS
-    loss_BS = weight_BS * value_loss(inputs.values_BS, targets_BS)
+    loss_BS = weight_BS * value_loss(inputs.for_learner().values_BS, targets_BS)
     total = masked_total(loss_BS, learnt_BS, weight_B, normaliser)
     metrics = {"loss_value": total.detach()}
     if bool(learnt_BS.any()):

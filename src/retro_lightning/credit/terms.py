@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -30,6 +30,10 @@ class CreditInputs:
         value_weight_B: Weight in the value loss; (N p)^-1 of the sampling probability p makes
             the value head learn the whole store's mean return instead of the curriculum's choice.
             None = 1 for all.
+        learner_values_BS: Estimate, with gradient, by the head that learns from the trajectory;
+            None = ``values_BS``. A cross-fitted value head has two, so that what is subtracted
+            from a trajectory's return has not learnt it.
+        learner_final_values_B: The same after the last action.
         scale_B: What the advantages of each trajectory are divided by; None = 1 for all.
         proximal_logprobs_BS: Log-probability of each action under the policy at the epoch's start,
             without gradient; read by the clipped surrogate of ``Estimator``.
@@ -59,6 +63,8 @@ class CreditInputs:
     success_B: Tensor
     weight_B: Tensor
     value_weight_B: Tensor | None = None
+    learner_values_BS: Tensor | None = None
+    learner_final_values_B: Tensor | None = None
     scale_B: Tensor | None = None
     proximal_logprobs_BS: Tensor | None = None
     reference_logprobs_BS: Tensor | None = None
@@ -86,6 +92,14 @@ class CreditInputs:
                     f"{name} has shape {tuple(value.shape)} where logprobs_BS calls for "
                     f"{tuple(expected)}"
                 )
+
+    def for_learner(self) -> CreditInputs:
+        """As the head that learns from these trajectories sees them: its own values throughout."""
+        if self.learner_values_BS is None or self.learner_final_values_B is None:
+            return self
+        return replace(
+            self, values_BS=self.learner_values_BS, final_values_B=self.learner_final_values_B
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from retro_lightning.policy.loading import causal_lm
 from retro_lightning.policy.scores import WholeActions
 from retro_lightning.policy.text import token_log_probs
 from retro_lightning.policy.trie import FloatArray
+from retro_lightning.policy.value_head import asked_head
 from retro_lightning.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ class Evaluation:
             the token was sampled from, but at the places that were sampled only.
         values_BS: Value of the state before each action.
         final_values_B: Value of the state after the last action, where it is bootstrapped; else 0.
+        learner_values_BS: Values by the head that learns from the trajectory; another than that of
+            ``values_BS`` if heads are cross-fitted.
+        learner_final_values_B: The same of the state after the last action.
         child_logprobs_DC: Log-probabilities of the children of every decision, -inf at padding.
         text_logprobs_F: Log-probability of each token of free text; None = there is none.
     """
@@ -43,6 +47,8 @@ class Evaluation:
     entropies_BS: Tensor
     values_BS: Tensor
     final_values_B: Tensor
+    learner_values_BS: Tensor
+    learner_final_values_B: Tensor
     child_logprobs_DC: Tensor
     text_logprobs_F: Tensor | None = None
 
@@ -71,14 +77,20 @@ def evaluate(policy: Policy, batch: Batch) -> Evaluation:
         logprobs_BS = logprobs_BS + _per_step(batch, step_F, text_logprobs_F)
         entropies_BS = entropies_BS + _per_step(batch, step_F, text_entropy_F)
     turns_S = torch.arange(batch.steps_BS.shape[1], device=states.device)
-    values_BS = policy.value_head(states.view(*batch.steps_BS.shape, -1), turns_S)
+    values_BSV = policy.value_head(states.view(*batch.steps_BS.shape, -1), turns_S)
+    values_BSV = values_BSV.masked_fill(~batch.steps_BS[..., None], 0.0)
+    finals_BV = policy.value_head(finals, batch.steps_BS.sum(dim=1))
+    finals_BV = finals_BV.masked_fill(batch.final_state_B[:, None] < 0, 0.0)
+    asked_B = asked_head(batch.rows_B) if policy.value_head.heads == 2 else batch.rows_B * 0
+    learner_B = policy.value_head.heads - 1 - asked_B
+    every_B = torch.arange(len(batch), device=asked_B.device)
     return Evaluation(
         logprobs_BS=logprobs_BS,
         entropies_BS=entropies_BS,
-        values_BS=values_BS.masked_fill(~batch.steps_BS, 0.0),
-        final_values_B=policy.value_head(finals, batch.steps_BS.sum(dim=1)).masked_fill(
-            batch.final_state_B < 0, 0.0
-        ),
+        values_BS=values_BSV[every_B, :, asked_B],
+        final_values_B=finals_BV[every_B, asked_B],
+        learner_values_BS=values_BSV[every_B, :, learner_B],
+        learner_final_values_B=finals_BV[every_B, learner_B],
         child_logprobs_DC=logprobs_DC,
         text_logprobs_F=text_logprobs_F,
     )

@@ -188,8 +188,8 @@ class Session:
         hidden_RWH = self._decoder.feed(rows, chunks, tries)
         if turns[0].value is None:
             number_R = torch.tensor([self._turns[row] for row in rows], device=hidden_RWH.device)
-            values = self._policy.value_head(hidden_RWH[:, 0], number_R).tolist()
-            for turn, value in zip(turns, values, strict=True):
+            values_RV = self._policy.value_head(hidden_RWH[:, 0], number_R)
+            for turn, value in zip(turns, values_RV.mean(dim=-1).tolist(), strict=True):
                 turn.value = value
         return hidden_RWH
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -45,6 +46,7 @@ def run(sweep: Sweep, console: Console) -> None:
     study = open_study(sweep, storage, lock, definition=definition, first=first)
     _configure(study, sweep, fresh=first is not None)
     runs = _study_runs(sweep, study, lock)
+    gc.freeze()  # the garbage collection after each fit need not look at all that is imported
     try:
         _phase(sweep, study, lock, runs, "trial", sweep.settings.trials, console)
         if sweep.once and not _slots(sweep, study, lock, runs, "trial").done():

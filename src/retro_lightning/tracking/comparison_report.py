@@ -23,8 +23,10 @@ from retro_lightning.evaluation.comparison import (
     compare_arms,
     summarise,
 )
+from retro_lightning.evaluation.speed import Speed, learning_speed
 from retro_lightning.tracking.comparison_figures import differences, reached, sample_efficiency
 from retro_lightning.tracking.page import page
+from retro_lightning.tracking.speed_table import HEADINGS, caption, rows, speed_table, title
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Report:
         comparisons: What was tested.
         settings: Label of the arm → the keys in which its configuration differs from others.
         notes: What a reader must know.
+        threshold: Validation success that ``speeds`` are of; None = not asked for.
+        speeds: How fast each arm learnt; the first is the one that the others are paired with.
     """
 
     title: str
@@ -48,6 +52,8 @@ class Report:
     comparisons: Sequence[Comparison]
     settings: Mapping[str, Mapping[str, str]]
     notes: Sequence[str]
+    threshold: float | None = None
+    speeds: Sequence[Speed] = ()
 
 
 def make_report(
@@ -59,8 +65,9 @@ def make_report(
     test: Test | None = None,
     settings: Mapping[str, Mapping[str, str]] | None = None,
     notes: Sequence[str] = (),
+    threshold: float | None = None,
 ) -> Report:
-    """Compare arms and write down what may be said; see ``compare_arms``."""
+    """Compare arms and write down what may be said; see ``compare_arms``, ``learning_speed``."""
     comparisons = compare_arms(arms, reference=reference, test=test)
     rng = np.random.default_rng(0)
     ordered = sorted(arms, key=lambda arm: -float(arm.scores_SF.mean()))
@@ -72,7 +79,15 @@ def make_report(
         comparisons,
         settings or {},
         [*verdicts(comparisons), *notes],
+        threshold,
+        [] if threshold is None else _speeds(ordered, threshold, reference),
     )
+
+
+def _speeds(arms: Sequence[Arm], threshold: float, reference: str | None) -> list[Speed]:
+    """The reference first, or the best arm where there is none."""
+    first = sorted(arms, key=lambda arm: arm.label != reference)
+    return learning_speed(first, threshold)
 
 
 def verdicts(comparisons: Sequence[Comparison]) -> list[str]:
@@ -104,6 +119,8 @@ def show(report: Report, console: Console) -> None:
     console.print(arms_table(report))
     if report.comparisons:
         console.print(comparisons_table(report.comparisons))
+    if report.speeds and report.threshold is not None:
+        console.print(speed_table(report.speeds, report.threshold))
     for note in report.notes:
         console.print(f"- {note}", highlight=False, markup=False, soft_wrap=True)
 
@@ -223,6 +240,10 @@ def _content(report: Report) -> dict[str, object]:
     ]
     pair_heads = ["pair", "seeds", "difference", "95 % t interval", "p", "p, Holm"]
     pair_heads += ["smallest p", "P(better)", "better"]
+    speeds = []
+    if report.speeds and report.threshold is not None:
+        heading = f"{title(report.threshold)}; {caption(report.speeds)}"
+        speeds = [(heading, HEADINGS, rows(report.speeds))]
     return {
         "title": report.title,
         "lead": f"Share of {report.split} tasks solved; mean over families, each counting alike.",
@@ -230,6 +251,7 @@ def _content(report: Report) -> dict[str, object]:
         "tables": [
             ("Arms", ["arm", "seeds", "mean", "IQM", "interval of the IQM", "faults"], arms),
             ("Differences, paired by seed", pair_heads, pairs),
+            *speeds,
             ("By family, mean over seeds", ["arm", *families], by_family),
             ("What the arms differ in", ["arm", *keys], settings),
         ],
@@ -238,16 +260,22 @@ def _content(report: Report) -> dict[str, object]:
 
 def _json(report: Report) -> dict[str, object]:
     def finite(values: Mapping[str, object]) -> dict[str, object]:
-        return {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in values.items()
-        }
+        return {name: _finite(value) for name, value in values.items()}
 
     return {
         "title": report.title,
         "split": report.split,
         "arms": [finite(asdict(summary)) for summary in report.summaries],
         "comparisons": [finite(asdict(c)) | {"winner": c.winner} for c in report.comparisons],
+        "threshold": report.threshold,
+        "speeds": [finite(asdict(speed)) for speed in report.speeds],
         "runs": {arm.label: [run.name for run in arm.runs] for arm in report.arms},
         "notes": list(report.notes),
     }
+
+
+def _finite(value: object) -> object:
+    """JSON knows no NaN."""
+    if isinstance(value, tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -121,6 +121,7 @@ def stored_batch(
         joined,
         logprobs_BS=joined.logprobs_BS.clone().requires_grad_(),
         values_BS=joined.values_BS.clone().requires_grad_(),
+        learner_values_BS=None,
         entropies_BS=joined.entropies_BS.clone(),
     )
     scores = [

@@ -68,6 +68,8 @@ def credit_inputs(
         fresh_B=fresh_B,
         bootstrap_B=rows("bootstrap_B"),
         final_values_B=torch.cat([evaluation.final_values_B for evaluation in evaluations]),
+        learner_values_BS=stack_steps([said.learner_values_BS for said in evaluations]),
+        learner_final_values_B=torch.cat([said.learner_final_values_B for said in evaluations]),
         success_B=rows("success_B"),
         weight_B=rows("weight_B"),
         value_weight_B=rows("value_weight_B"),

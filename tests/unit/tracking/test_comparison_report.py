@@ -92,3 +92,25 @@ def test_curves_are_drawn_as_they_are():
     [first, second] = axes.lines
     assert list(first.get_xdata()) == [100, 200]
     assert second.get_ydata()[1] == pytest.approx(0.4)
+
+
+def test_speeds_are_told_where_a_threshold_is_given(tmp_path):
+    report = make_report(SEVEN, title="t", split="test", threshold=0.3, reference="a")
+    console = Console(width=160, record=True, file=None)
+    show(report, console)
+    text = console.export_text()
+    assert "Optimiser steps to a validation success of 0.3" in text
+    assert "7 of 7" in text  # <b>: 0.5 / 2 at the first round or above at the second
+    html, data, *_ = write(report, tmp_path)
+    assert "Optimiser steps to a validation success of 0.3" in html.read_text()
+    speeds = json.loads(data.read_text())["speeds"]
+    assert [s["label"] for s in speeds] == ["a", "<b>"]  # the reference first
+    assert speeds[1]["steps"] == pytest.approx((100 * 5 + 200 * 2) / 7)
+    assert speeds[1]["ratio"] == pytest.approx((900 / 7) / 200)
+
+
+def test_no_threshold_no_speeds(tmp_path):
+    report = make_report(SEVEN, title="t", split="test")
+    html, data, *_ = write(report, tmp_path)
+    assert "Optimiser steps to" not in html.read_text()
+    assert json.loads(data.read_text())["speeds"] == []
