@@ -188,7 +188,7 @@ class Trajectory:
         """Undiscounted sum of rewards; of an outcome record, the return that was told."""
         if self.outcome_return is not None:
             return self.outcome_return
-        return math.fsum(step.reward for step in self.steps)
+        return math.fsum([step.reward for step in self.steps])
 
     @property
     def length(self) -> int:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -47,13 +46,14 @@ def content_hashes(columns: Sequence[pa.Array]) -> list[str]:
         columns: The columns of ``CONTENT``, in its order.
     """
     rows = np.arange(len(columns[0]) + 1)
-    pieces = zip(*_level(CONTENT, columns, rows), strict=True)
-    return [hashlib.sha256(b"".join(row)).hexdigest()[:32] for row in pieces]
+    pieces = _level(CONTENT, columns, rows)
+    joined = pc.binary_join_element_wise(*pieces, pa.scalar(b"", pa.large_binary()))
+    return [hashlib.sha256(row).hexdigest()[:32] for row in joined.to_pylist()]
 
 
 def _level(
     names: Sequence[str], columns: Sequence[pa.Array], limits: Ints
-) -> Iterator[list[bytes]]:
+) -> Iterator[pa.LargeBinaryArray]:
     """The bytes of each row in one level and in those below it, piece by piece.
 
     Args:
@@ -122,7 +122,8 @@ def _little(values: npt.NDArray[Any]) -> np.dtype[Any]:
     return values.dtype.newbyteorder("<")
 
 
-def _cut(values: npt.NDArray[Any], limits: Ints) -> list[bytes]:
+def _cut(values: npt.NDArray[Any], limits: Ints) -> pa.LargeBinaryArray:
     """The bytes of consecutive pieces."""
-    data, places = values.tobytes(), (limits * values.itemsize).tolist()
-    return [data[start:end] for start, end in pairwise(places)]
+    data, places = np.ascontiguousarray(values).view(np.uint8), limits * values.itemsize
+    buffers = [None, pa.py_buffer(places.astype(np.int64, copy=False)), pa.py_buffer(data)]
+    return pa.Array.from_buffers(pa.large_binary(), len(limits) - 1, buffers)
