@@ -52,7 +52,7 @@ def retries(name: str, args: Sequence[str]) -> None:
     console = Console()
     for tasks, arms in curves.items():
         console.print(_success(tasks, arms))
-    console.print(_gains(gains))
+        console.print(_gains(tasks, [gain for gain in gains if gain.tasks == tasks]))
     _write(Path(options.output), curves, gains)
     console.print(f"written  {options.output}", highlight=False, soft_wrap=True)
 
@@ -88,20 +88,20 @@ def _success(tasks: str, arms: Curves) -> Table:
     return shown
 
 
-def _gains(gains: Sequence[Difference]) -> Table:
+def _gains(tasks: str, gains: Sequence[Difference]) -> Table:
     shown = Table(
-        title="Differences in points, seed by seed",
-        caption="95 % Student interval over seeds; p: paired t, Holm over all rows",
+        title=f"Differences in points, seed by seed: {tasks}",
+        caption="@: after how many retries; 95 % Student interval over seeds; p: paired t, Holm "
+        "over all kinds",
         padding=(0, 0),
     )
-    for title in ("tasks", "difference", "retries", "mean", "interval", "p"):
-        shown.add_column(title, no_wrap=True)
+    shown.add_column("difference")
+    for title in ("@", "mean", "interval", "p"):
+        shown.add_column(title, justify="right", no_wrap=True)
     for gain in gains:
         mean, low, high = (f"{100 * value:.1f}" for value in (gain.mean, gain.low, gain.high))
         pair = " - ".join(gain.arms)
-        shown.add_row(
-            gain.tasks, pair, str(gain.retries), mean, f"{low} to {high}", f"{gain.p_value:.2g}"
-        )
+        shown.add_row(pair, str(gain.retries), mean, f"{low} to {high}", f"{gain.p_value:.2g}")
     return shown
 
 

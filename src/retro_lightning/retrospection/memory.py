@@ -29,8 +29,10 @@ class Memory:
     """What reflector and actor are shown.
 
     Args:
-        attempt_words: Longest description of an attempt, in words. Longer ones keep the first turn
-            and as many of the latest as fit; what is between becomes ``...``.
+        attempt_words: Longest description of an attempt, in words, its return not counted. Longer
+            ones keep the first observation (of a very long one, the beginning) and as many of the
+            latest turns as fit (if not even the last one does, its beginning); what is left out
+            becomes ``...``.
         reflection_words: Longest reflection, in words; a longer one cannot be used.
         last: Reflections of the episode that the actor is told, the latest ones. Higher = more to
             go by and more to be misled by.
@@ -71,17 +73,26 @@ class Memory:
             f" > {step.action}: {after}" for step, after in zip(attempt.steps, seen, strict=True)
         ]
         opening = attempt.steps[0].observation if attempt.steps else ""
-        return f"{opening}{self._cut(opening, turns)}. return {attempt.total_return:g}"
+        text = self._cut(opening, turns)
+        stop = " " if text.endswith(_CUT) else ". "
+        return f"{text}{stop}return {attempt.total_return:g}"
 
     def _cut(self, opening: str, turns: list[str]) -> str:
+        whole = opening + "".join(turns)
+        if len(whole.split()) <= self.attempt_words:
+            return whole
+        opening = _beginning(opening, self.attempt_words // 2 if turns else self.attempt_words)
         room = self.attempt_words - len(opening.split())
         kept: list[str] = []
         for number, turn in enumerate(reversed(turns)):
+            if number == 0:
+                turn = f" {_beginning(turn, room)}"
             room -= len(turn.split())
-            if room < 0 and number > 0:
-                return f" > {_CUT}" + "".join(reversed(kept))
+            if room < 0:
+                kept.append(f" > {_CUT}")
+                break
             kept.append(turn)
-        return "".join(reversed(kept))
+        return opening + "".join(reversed(kept))
 
     def complaint(self, reflection: str) -> str | None:
         """What is wrong with a reflection that an actor should not be told; None = nothing.
@@ -100,6 +111,14 @@ class Memory:
         if again:
             return f"the reflection repeats {again!r} more than {_MOST_REPEATS} times"
         return None
+
+
+def _beginning(text: str, most: int) -> str:
+    """A text whose words are at most so many: as it is, or its first ones and a mark."""
+    words = text.split()
+    if len(words) <= most:
+        return text.removeprefix(" ")
+    return " ".join([*words[: max(most - 1, 0)], _CUT])
 
 
 def repeated(words: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -57,14 +58,34 @@ def test_a_long_attempt_keeps_its_beginning_and_its_end() -> None:
     assert text == ("seen 0 > ... > do 47: seen 48 > do 48: seen 49 > do 49: the end. return 0")
 
 
-@given(words=st.integers(1, 60), turns=st.integers(1, 30))
-def test_descriptions_stay_within_their_words(words: int, turns: int) -> None:
-    record = attempt("go", [("seen it", "do it", 0.0)] * turns)
+@given(
+    words=st.integers(6, 60),
+    opening=st.integers(0, 90),
+    turns=st.lists(st.integers(1, 90), min_size=1, max_size=8),
+)
+def test_descriptions_stay_within_their_words(words: int, opening: int, turns: list[int]) -> None:
+    """However long a single observation is; ``> ...`` and ``return 0`` come on top."""
+    seen = [" ".join(["seen"] * opening)] + [" ".join(["then"] * count) for count in turns]
+    record = attempt("go", [(each, "do it", 0.0) for each in seen])
     text = Memory(attempt_words=words).describe(record)
-    # Beyond the limit: the latest turn is always kept (5 words), "> ..." and "return 0" are added.
-    assert len(text.split()) <= max(words, 7) + 4
-    assert text.startswith("seen it")
-    assert text.endswith("do it: the end. return 0")
+    assert len(text.split()) <= words + 4
+    assert text.endswith(" return 0")
+    whole = Memory(attempt_words=10_000).describe(record)
+    assert "..." not in whole
+    if len(whole.split()) <= words + 2:
+        assert text == whole
+
+
+def test_a_turn_too_long_for_itself_keeps_its_beginning() -> None:
+    long = " ".join(f"w{n}" for n in range(30))
+    record = attempt("go", [("what is it", "search", 0.0), (long, "look", 0.0)])
+    record = dataclasses.replace(record, final_observation=long)
+    text = Memory(attempt_words=10).describe(record)
+    assert text == "what is it > ... > look: w0 w1 w2 w3 ... return 0"
+    opened = attempt("go", [(long, "look", 0.0)])
+    assert Memory(attempt_words=10).describe(opened) == (
+        "w0 w1 w2 w3 ... > look: the end. return 0"
+    )
 
 
 def test_repetition() -> None:
