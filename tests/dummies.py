@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 
@@ -43,6 +44,7 @@ class DummyModule(L.LightningModule):
         part: A part.
         parts: More parts.
         stop_at: Batch at which Ctrl-C is pressed.
+        terminate_at: Batch at which a scheduler sends SIGTERM.
         fail_at: Batch at which something breaks.
         initial_policy: Where weights would come from.
     """
@@ -53,18 +55,21 @@ class DummyModule(L.LightningModule):
         part: Part | None = None,
         parts: list[Part] | None = None,
         stop_at: int | None = None,
+        terminate_at: int | None = None,
         fail_at: int | None = None,
         initial_policy: str | None = None,
     ) -> None:
         super().__init__()
         self.gamma, self.part, self.parts = gamma, part, parts
-        self.stop_at, self.fail_at = stop_at, fail_at
+        self.stop_at, self.terminate_at, self.fail_at = stop_at, terminate_at, fail_at
         self.initial_policy = initial_policy
         self.layer = torch.nn.Linear(1, 1)
 
     def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
         if batch_idx == self.stop_at:
             raise KeyboardInterrupt
+        if batch_idx == self.terminate_at:
+            signal.raise_signal(signal.SIGTERM)
         if batch_idx == self.fail_at:
             raise ValueError("the batch is empty; give a store with trajectories")
         loss = self.layer(batch[0]).pow(2).mean()

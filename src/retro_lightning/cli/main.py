@@ -55,7 +55,8 @@ def main(args: Sequence[str] | None = None) -> int:
         args: Words of the command line; None = those of this process.
 
     Returns:
-        Exit code: 0 done, 2 a mistake in configuration or input, 130 stopped by Ctrl-C.
+        Exit code: 0 done, 2 a mistake in configuration or input, 130 stopped by Ctrl-C, 143 by
+        SIGTERM.
     """
     words = list(sys.argv[1:] if args is None else args)
     verbose = "--verbose" in words
@@ -78,10 +79,11 @@ def _run(name: str, args: list[str], verbose: bool) -> int:
     try:
         _command(name)(name, args)
     except Interrupted as stop:
-        print(f"\n{_PROGRAM}: stopped by Ctrl-C", file=sys.stderr)
+        how, code = ("SIGTERM", 143) if stop.terminated else ("Ctrl-C", 130)
+        print(f"\n{_PROGRAM}: stopped by {how}", file=sys.stderr)
         if stop.resume is not None:
             print(f"go on with:\n  {stop.resume}", file=sys.stderr)
-        return 130
+        return code
     except KeyboardInterrupt:
         print(f"\n{_PROGRAM}: stopped by Ctrl-C; nothing was begun", file=sys.stderr)
         return 130

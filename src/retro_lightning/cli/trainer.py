@@ -13,15 +13,16 @@ if TYPE_CHECKING:
 
 
 class Interrupted(Exception):
-    """A person stopped the command.
+    """A person, or whoever runs the machine, stopped the command.
 
     Attributes:
         resume: Command that goes on from the checkpoint written, if there is one.
+        terminated: By SIGTERM, as schedulers do, and not by Ctrl-C.
     """
 
-    def __init__(self, resume: str | None) -> None:
+    def __init__(self, resume: str | None, *, terminated: bool = False) -> None:
         super().__init__(resume)
-        self.resume = resume
+        self.resume, self.terminated = resume, terminated
 
 
 def run_trainer(
@@ -40,7 +41,7 @@ def run_trainer(
         The command as configured, and what the trainer returned.
 
     Raises:
-        Interrupted: If a person has stopped it.
+        Interrupted: If it has been stopped.
     """
     from retro_lightning.config import command
 
@@ -50,9 +51,11 @@ def run_trainer(
         return cli, cli.run()
     except KeyboardInterrupt as stop:
         raise Interrupted(_resume(name, args, cli.run_dir, started)) from stop
-    except SystemExit as stop:
-        if isinstance(stop.__context__, KeyboardInterrupt):
-            raise Interrupted(_resume(name, args, cli.run_dir, started)) from stop
+    except SystemExit as stop:  # what Lightning makes of both
+        terminated = bool(cli.trainer.received_sigterm)
+        if terminated or isinstance(stop.__context__, KeyboardInterrupt):
+            resume = _resume(name, args, cli.run_dir, started)
+            raise Interrupted(resume, terminated=terminated) from stop
         raise
 
 

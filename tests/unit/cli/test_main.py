@@ -127,6 +127,15 @@ class TestRuns:
         assert resumed == 0
         assert self.status() == "FINISHED"
 
+    def test_a_scheduler_that_stops_it_is_told_apart_from_success(self, capsys):
+        handler = signal.getsignal(signal.SIGTERM)
+        assert self.fit("--model.terminate_at", "1", *CHECKPOINTING, SAVE_LAST) == 143
+        assert self.status() == "KILLED"
+        err = capsys.readouterr().err
+        assert "stopped by SIGTERM" in err
+        assert err.strip().endswith("--ckpt_path last")
+        assert signal.getsignal(signal.SIGTERM) is handler
+
     def test_ctrl_c_before_anything_was_written_promises_nothing(self, capsys):
         assert self.fit("--model.stop_at", "0") == 130
         assert self.status() == "KILLED"
