@@ -68,8 +68,13 @@ class RunResults(Callback):
         self._round: Outcomes = {}
         self._outcomes: dict[str, Outcomes] = {}
         self._store: dict[str, Any] | None = None
+        self._goes_on = True
 
     # ------------------------------------------------------------------ keeping
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Know whether a checkpoint is loaded to go on from, or to be tested."""
+        self._goes_on = stage == "fit"
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Describe what is learnt from; forget an earlier run of the same name."""
         store = getattr(trainer.datamodule, "history_store", None)  # type: ignore[attr-defined]
@@ -182,7 +187,9 @@ class RunResults(Callback):
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from what a checkpoint has kept."""
+        """Go on from what a checkpoint has kept; a test of an earlier one forgets nothing."""
+        if not self._goes_on:
+            return
         self.curve = [Point(**point) for point in state_dict["curve"]]
         self._environment_steps = int(state_dict["environment_steps"])
         self._best = float(state_dict["best"])

@@ -60,6 +60,14 @@ class Speaker(L.Callback):
                 callback.on_trajectories(trainer, pl_module, stage, found)
 
 
+class BestCheckpoint(L.Callback):
+    """Saves the first epoch's end, which is the best."""
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.current_epoch == 0:
+            trainer.save_checkpoint("first.ckpt")
+
+
 class Module(DummyModule):
     seed = 7
 
@@ -126,6 +134,17 @@ class TestRunResults:
         fit(results)
         again.load_state_dict(json.loads(json.dumps(results.state_dict())))
         assert again.state_dict() == results.state_dict()
+
+    def test_the_test_of_an_earlier_checkpoint_keeps_the_whole_curve(self):
+        results = RunResults()
+        made = trainer(results)
+        made.callbacks.append(BestCheckpoint())
+        made.fit(Module(), datamodule=DummyData({}))
+        module = made.lightning_module
+        made.test(module, datamodule=DummyData({}), ckpt_path="first.ckpt", verbose=False)
+        said = json.loads(Path("runs/one/results.json").read_text())
+        assert [point["step"] for point in said["curve"]] == [3, 6]
+        assert list(said["test"]["maze"]) == ["maze:4"]
 
     def test_a_new_fit_of_the_name_forgets_the_old_one_but_a_test_does_not(self):
         made = fit(RunResults())
