@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -19,26 +20,26 @@ Curve = Sequence[tuple[int, int, float]]
 
 def reached(arms: Sequence[Arm], summaries: Sequence[ArmSummary]) -> Figure:
     """Every seed of every arm as a dot, the interquartile mean as a bar with its interval."""
-    figure, axes = canvas("What each arm reached", width=8.5, height=1.6 + 0.5 * len(arms))
+    labels = [_wrapped(arm.label) for arm in arms]
+    figure, axes = canvas("What each arm reached", width=8.5, height=_height(labels))
     for row, (arm, summary) in enumerate(zip(arms, summaries, strict=True)):
         axes.barh(row, summary.interquartile, height=0.5, color=SKY, edgecolor=INK, linewidth=0.4)
         axes.plot([summary.low, summary.high], [row, row], color=INK, linewidth=1.4)
         means = arm.scores_SF.mean(axis=1)
         axes.plot(means, np.full(len(means), row), "o", color=COLOURS[1], markersize=4, alpha=0.8)
-    axes.set_yticks(range(len(arms)), [arm.label for arm in arms])
+    axes.set_yticks(range(len(arms)), labels)
     axes.set_ylim(len(arms) - 0.5, -0.5)
     axes.set_xlim(0.0, 1.0)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_xlabel("tasks solved; bar: interquartile mean, line: bootstrap interval, dots: seeds")
+    axes.set_xlabel("tasks solved\nbar: interquartile mean, line: bootstrap interval, dots: seeds")
     axes.grid(axis="y", visible=False)
     return figure
 
 
 def differences(comparisons: Sequence[Comparison]) -> Figure:
     """Mean difference of each pair with its t interval; called winners in colour."""
-    figure, axes = canvas(
-        "Differences, paired by seed", width=8.5, height=1.6 + 0.45 * len(comparisons)
-    )
+    labels = [f"{_wrapped(c.first)}\n- {_wrapped(c.second)}" for c in comparisons]
+    figure, axes = canvas("Differences, paired by seed", width=8.5, height=_height(labels))
     axes.axvline(0.0, color=INK, linewidth=1.0)
     for row, c in enumerate(comparisons):
         colour = COLOURS[0] if c.winner is not None else "#8A8A8A"
@@ -46,15 +47,25 @@ def differences(comparisons: Sequence[Comparison]) -> Figure:
         if np.isfinite(c.low):
             axes.plot([c.low, c.high], [row, row], color=colour, linewidth=2.2)
         axes.plot([c.mean], [row], "o", color=colour, markersize=6)
-    axes.set_yticks(range(len(comparisons)), [f"{c.first} - {c.second}" for c in comparisons])
+    axes.set_yticks(range(len(comparisons)), labels)
     axes.set_ylim(len(comparisons) - 0.5, -0.5)
     axes.set_xlabel(
-        "difference in tasks solved; line: 95 % t interval, marks: seeds; blue: Holm-corrected p "
-        f"at most {LEVEL:g}"
+        "difference in tasks solved\nline: 95 % t interval, marks: seeds\n"
+        f"blue: Holm-corrected p at most {LEVEL:g}"
     )
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.grid(axis="y", visible=False)
     return figure
+
+
+def _wrapped(label: str) -> str:
+    """A label in lines that leave room for what is drawn beside it."""
+    return textwrap.fill(label, width=40)
+
+
+def _height(labels: Sequence[str]) -> float:
+    """Inches that a row for each label takes, by its lines."""
+    return 1.6 + sum(0.25 + 0.2 * len(label.splitlines()) for label in labels)
 
 
 def sample_efficiency(arms: Sequence[Arm], *, environment_steps: bool) -> Figure:
@@ -70,7 +81,7 @@ def sample_efficiency(arms: Sequence[Arm], *, environment_steps: bool) -> Figure
         curves = [run.curve for run in arm.runs if run.curve]
         if curves:
             steps, mean, half = band(curves, environment_steps=environment_steps)
-            _band(axes, steps, mean, half, arm.label, COLOURS[number % len(COLOURS)])
+            _band(axes, steps, mean, half, _wrapped(arm.label), COLOURS[number % len(COLOURS)])
     axes.set_xlabel(unit)
     axes.set_ylabel("validation tasks solved")
     axes.set_ylim(0.0, 1.02)
