@@ -20,6 +20,7 @@ class Speed:
 
     Attributes:
         label: Name of the arm.
+        threshold: Validation score that ``reached`` and ``steps`` are of.
         seeds: Number of its runs.
         reached: How many of them reached the threshold.
         steps: Mean optimiser steps to the first round of validation at or above the threshold. A
@@ -31,6 +32,7 @@ class Speed:
     """
 
     label: str
+    threshold: float
     seeds: int
     reached: int
     steps: float
@@ -40,15 +42,12 @@ class Speed:
     larger: Interval
 
 
-def learning_speed(
-    arms: Sequence[Arm], threshold: float, reference: str | None = None
-) -> list[Speed]:
-    """Steps to a threshold and area under the curve of each arm, paired with a reference.
+def learning_speed(arms: Sequence[Arm], threshold: float) -> list[Speed]:
+    """Steps to a threshold and area under the curve of each arm.
 
     Args:
-        arms: The arms.
-        threshold: Validation score, in [0, 1].
-        reference: Arm that the others are paired with; None = the first.
+        arms: The arms; the first is the reference, which the others are paired with.
+        threshold: Validation score, above 0 and at most 1.
 
     Raises:
         ValueError: If the threshold is no share, a run has no curve or the runs are of unequal
@@ -57,8 +56,7 @@ def learning_speed(
     if not 0.0 < threshold <= 1.0:
         raise ValueError(f"--threshold is {threshold}; give a share above 0, at most 1")
     horizon = _horizon([run for arm in arms for run in arm.runs])
-    base = next((arm for arm in arms if arm.label == reference), arms[0])
-    return [_speed(arm, base, threshold, horizon) for arm in arms]
+    return [_speed(arm, arms[0], threshold, horizon) for arm in arms]
 
 
 def steps_to(run: Run, threshold: float) -> int | None:
@@ -103,6 +101,7 @@ def _speed(arm: Arm, base: Arm, threshold: float, horizon: int) -> Speed:
     steps = float(np.mean([restricted(run) for run in arm.runs]))
     return Speed(
         label=arm.label,
+        threshold=threshold,
         seeds=len(arm.runs),
         reached=sum(steps_to(run, threshold) is not None for run in arm.runs),
         steps=steps,

@@ -17,7 +17,6 @@ from retro_lightning.policy.loading import causal_lm
 from retro_lightning.policy.scores import WholeActions
 from retro_lightning.policy.text import token_log_probs
 from retro_lightning.policy.trie import FloatArray
-from retro_lightning.policy.value_head import asked_head
 from retro_lightning.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ def evaluate(policy: Policy, batch: Batch) -> Evaluation:
     values_BSV = values_BSV.masked_fill(~batch.steps_BS[..., None], 0.0)
     finals_BV = policy.value_head(finals, batch.steps_BS.sum(dim=1))
     finals_BV = finals_BV.masked_fill(batch.final_state_B[:, None] < 0, 0.0)
-    asked_B = asked_head(batch.rows_B) if policy.value_head.heads == 2 else batch.rows_B * 0
+    asked_B = policy.value_head.asked(batch.rows_B)
     learner_B = policy.value_head.heads - 1 - asked_B
     every_B = torch.arange(len(batch), device=asked_B.device)
     return Evaluation(

@@ -96,14 +96,18 @@ class ValueHead(nn.Module):
             values = torch.cat([nn.functional.linear(*head) for head in own], dim=-1)
         return values.float()
 
+    def asked(self, rows_B: Tensor) -> Tensor:
+        """Which head is asked about each trajectory; of two, the other one learns from it.
 
-def asked_head(rows_B: Tensor) -> Tensor:
-    """Which of two cross-fitted heads is asked about each trajectory; the other one learns from it.
+        Neighbouring rows, and rows at any fixed distance, fall to both heads alike, whatever the
+        order in which behaviours wrote: it is the leading bit of the row times the golden ratio.
 
-    Neighbouring rows, and rows at any fixed distance, fall to both heads alike, whatever the order
-    in which behaviours wrote: it is the leading bit of the row times the golden ratio.
+        Args:
+            rows_B: Rows of the store, which never change.
 
-    Args:
-        rows_B: Rows of the store, which never change.
-    """
-    return (rows_B.long() * 0x9E3779B1 & 0xFFFFFFFF) >> 31
+        Returns:
+            Numbers of heads [B]; 0 throughout where there is one.
+        """
+        if self.heads == 1:
+            return torch.zeros_like(rows_B)
+        return (rows_B.long() * 0x9E3779B1 & 0xFFFFFFFF) >> 31

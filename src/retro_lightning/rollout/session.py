@@ -183,7 +183,10 @@ class Session:
             turn.pending = (text.tokens[-1],)
 
     def _feed(self, turns: Sequence[Turn], tries: Sequence[TokenTrie] | None) -> Tensor:
-        """Feed what the cache has not seen; values are of the state before anything is written."""
+        """Feed what the cache has not seen; values are of the state before anything is written.
+
+        What is happening now has taught no head yet: of two the mean is recorded.
+        """
         rows, chunks = [turn.row for turn in turns], [turn.unfed for turn in turns]
         hidden_RWH = self._decoder.feed(rows, chunks, tries)
         if turns[0].value is None:

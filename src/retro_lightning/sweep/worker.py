@@ -56,6 +56,8 @@ def run(sweep: Sweep, console: Console) -> None:
         if runs is not None and not _slots(sweep, study, lock, runs, "trial").running():
             runs.close("KILLED")
         raise
+    finally:
+        gc.unfreeze()
 
 
 def _begin(

@@ -41,8 +41,7 @@ class Report:
         comparisons: What was tested.
         settings: Label of the arm → the keys in which its configuration differs from others.
         notes: What a reader must know.
-        threshold: Validation success that ``speeds`` are of; None = not asked for.
-        speeds: How fast each arm learnt; the first is the one that the others are paired with.
+        speeds: How fast each arm learnt, the reference first; empty = not asked for.
     """
 
     title: str
@@ -52,7 +51,6 @@ class Report:
     comparisons: Sequence[Comparison]
     settings: Mapping[str, Mapping[str, str]]
     notes: Sequence[str]
-    threshold: float | None = None
     speeds: Sequence[Speed] = ()
 
 
@@ -79,7 +77,6 @@ def make_report(
         comparisons,
         settings or {},
         [*verdicts(comparisons), *notes],
-        threshold,
         [] if threshold is None else _speeds(ordered, threshold, reference),
     )
 
@@ -119,8 +116,8 @@ def show(report: Report, console: Console) -> None:
     console.print(arms_table(report))
     if report.comparisons:
         console.print(comparisons_table(report.comparisons))
-    if report.speeds and report.threshold is not None:
-        console.print(speed_table(report.speeds, report.threshold))
+    if report.speeds:
+        console.print(speed_table(report.speeds))
     for note in report.notes:
         console.print(f"- {note}", highlight=False, markup=False, soft_wrap=True)
 
@@ -241,8 +238,8 @@ def _content(report: Report) -> dict[str, object]:
     pair_heads = ["pair", "seeds", "difference", "95 % t interval", "p", "p, Holm"]
     pair_heads += ["smallest p", "P(better)", "better"]
     speeds = []
-    if report.speeds and report.threshold is not None:
-        heading = f"{title(report.threshold)}; {caption(report.speeds)}"
+    if report.speeds:
+        heading = f"{title(report.speeds)}; {caption(report.speeds)}"
         speeds = [(heading, HEADINGS, rows(report.speeds))]
     return {
         "title": report.title,
@@ -267,7 +264,6 @@ def _json(report: Report) -> dict[str, object]:
         "split": report.split,
         "arms": [finite(asdict(summary)) for summary in report.summaries],
         "comparisons": [finite(asdict(c)) | {"winner": c.winner} for c in report.comparisons],
-        "threshold": report.threshold,
         "speeds": [finite(asdict(speed)) for speed in report.speeds],
         "runs": {arm.label: [run.name for run in arm.runs] for arm in report.arms},
         "notes": list(report.notes),

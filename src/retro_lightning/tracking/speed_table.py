@@ -12,9 +12,9 @@ from retro_lightning.evaluation.speed import Interval, Speed
 HEADINGS = ["arm", "reached", "steps", "ratio", "fewer steps", "area", "larger area"]
 
 
-def speed_table(speeds: Sequence[Speed], threshold: float) -> Table:
+def speed_table(speeds: Sequence[Speed]) -> Table:
     """The table for the terminal; the first arm is the one that the others are paired with."""
-    table = Table(title=title(threshold), caption=caption(speeds))
+    table = Table(title=title(speeds), caption=caption(speeds))
     for heading in HEADINGS:
         table.add_column(heading, justify="left" if heading == "arm" else "right")
     for row in rows(speeds):
@@ -22,9 +22,9 @@ def speed_table(speeds: Sequence[Speed], threshold: float) -> Table:
     return table
 
 
-def title(threshold: float) -> str:
+def title(speeds: Sequence[Speed]) -> str:
     """What the table is of."""
-    return f"Optimiser steps to a validation success of {threshold:g}"
+    return f"Optimiser steps to a validation success of {speeds[0].threshold:g}"
 
 
 def caption(speeds: Sequence[Speed]) -> str:

@@ -122,6 +122,7 @@ def stored_batch(
         logprobs_BS=joined.logprobs_BS.clone().requires_grad_(),
         values_BS=joined.values_BS.clone().requires_grad_(),
         learner_values_BS=None,
+        learner_final_values_B=None,
         entropies_BS=joined.entropies_BS.clone(),
     )
     scores = [

@@ -37,8 +37,8 @@ def test_speeds_by_hand() -> None:
     assert slow.larger[0] == pytest.approx((0.425 + 0.2) / 2 - (0.575 + 0.45) / 2)
 
 
-def test_the_others_are_paired_with_the_reference() -> None:
-    fast, slow = learning_speed([FAST, SLOW], 0.6, reference="slow")
+def test_the_others_are_paired_with_the_first() -> None:
+    slow, fast = learning_speed([SLOW, FAST], 0.6)
     assert (fast.ratio, slow.ratio) == (0.5, 1.0)
     assert fast.fewer[0] == pytest.approx(15.0)
 

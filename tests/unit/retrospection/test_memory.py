@@ -59,7 +59,7 @@ def test_a_long_attempt_keeps_its_beginning_and_its_end() -> None:
 
 
 @given(
-    words=st.integers(6, 60),
+    words=st.integers(1, 60),
     opening=st.integers(0, 90),
     turns=st.lists(st.integers(1, 90), min_size=1, max_size=8),
 )

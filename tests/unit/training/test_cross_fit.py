@@ -17,7 +17,7 @@ from retro_lightning.credit.estimators import Objective, PolicyGradient, VTraceA
 from retro_lightning.policy.batch import collate
 from retro_lightning.policy.evaluation import Evaluation
 from retro_lightning.policy.policy import Policy
-from retro_lightning.policy.value_head import ValueHead, ValueHeadSettings, asked_head
+from retro_lightning.policy.value_head import ValueHead, ValueHeadSettings
 from retro_lightning.training.credit_inputs import credit_inputs
 from retro_lightning.trajectory import Trajectory
 from tests.tiny import acted, policy, trajectory
@@ -96,7 +96,7 @@ def test_a_trajectory_never_moves_its_own_baseline(
 
 def test_both_heads_are_asked_and_learn() -> None:
     said = told(fitted(SHAPES[2]), episodes(policy()))
-    asked_B = asked_head(torch.tensor(ROWS))
+    asked_B = fitted(SHAPES[2]).value_head.asked(torch.tensor(ROWS))
     assert 0 < asked_B.sum() < len(ROWS)
     differ = said.values_BS != said.learner_values_BS
     assert bool(differ.any(dim=1).all())
@@ -113,7 +113,7 @@ def test_a_single_head_is_asked_and_learns_alike() -> None:
 def test_rows_at_any_distance_fall_to_both_heads_alike(start: int, stride: int) -> None:
     """A history may write its behaviours in turns; each has to teach both heads."""
     rows = start + stride * torch.arange(1000)
-    share = asked_head(rows).double().mean().item()
+    share = ValueHead(4, SHAPES[0]).asked(rows).double().mean().item()
     assert 0.45 < share < 0.55
 
 
