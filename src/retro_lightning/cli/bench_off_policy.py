@@ -156,20 +156,25 @@ def _plain(value: Any) -> Any:
 
 
 def _show(result: dict[str, Any]) -> None:
-    each = Table(caption="worth: effective trajectories; +-: standard error of the truth.")
+    each = Table(
+        caption="worth: effective trajectories; +-: standard error of the truth.", padding=(0, 0)
+    )
     _head(each, *("version", "steps", "estimate", "low", "high", "worth", "truth", "+-"))
     for row in result["rows"]:
-        keys = ("value", "low", "high", "sample_size")
-        cells = ["-"] * 4 if row["refused"] else [f"{row[key]:.4g}" for key in keys]
+        cells = ["-"] * 4
+        if not row["refused"]:
+            cells = [f"{row[key]:.3f}" for key in ("value", "low", "high")]
+            cells.append(f"{row['sample_size']:.0f}")
         truth = (f"{row[key]:.3f}" for key in ("truth", "truth_error"))
         each.add_row(row["estimator"], str(row["version"]), str(row["horizon"]), *cells, *truth)
     Console().print(each)
     table = Table(
+        padding=(0, 0),
         caption=f"{result['trajectories']} stored trajectories, {result['with_ratios']} of them "
         f"with ratios; {result['episodes']} fresh episodes of each policy. cover: intervals that "
         "hold the truth; rank: rank correlation, low: its lower limit; regret: regret@1. trusted: "
         "a lower limit of at least 0.6 over at least 20 policies, so that it may choose "
-        "between such policies. latest: rank and regret of calling the latest policy the best."
+        "between such policies. latest: rank and regret of calling the latest policy the best.",
     )
     _head(table, "steps", "judged", "cover", "rank", "low", "regret", "trusted", "latest", "")
     for row in result["evidence"]:
