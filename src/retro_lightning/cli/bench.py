@@ -265,7 +265,9 @@ def _show(result: dict[str, Any], figure: Path) -> None:
     if fresh is not None:
         caption += (
             f"cosine: to the on-policy gradient of {fresh['episodes']} fresh episodes, whose "
-            f"halves have {fresh['halves_cosine']:.3f} between them. There the value head cuts the "
+            f"halves have {fresh['halves_cosine']:.3f} between them; an eighth of them has "
+            f"{fresh['cosine_with_head']:.3f} to the others with the value head as baseline and "
+            f"{fresh['cosine_without']:.3f} without one. There the value head cuts the "
             f"variance by {fresh['cut']:.2f}, the best constant by {fresh['constant_cut']:.2f}; "
             f"the limit for equally long scores, 1/((1-p)(1-EV)), is {fresh['limit']:.2f} "
             f"(p {fresh['step_return']:.2f}, EV {fresh['explained_variance']:.2f}, of steps). "

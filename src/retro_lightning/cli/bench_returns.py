@@ -78,16 +78,17 @@ def bench_returns(args: Sequence[str]) -> None:
 def _show(rows: Sequence[dict[str, Any]], slopes: dict[str, float], path: Path) -> None:
     told = ", ".join(f"{family} {value:.2f}" for family, value in slopes.items())
     table = Table(caption=f"slope of achieved on asked: {told}. Figure: {path}")
-    for heading in ("family", "asked", "achieved", "95 % interval", "mean error", "episodes"):
+    for heading in ("family", "asked", "achieved", "95 % interval", "error", "solved", "episodes"):
         table.add_column(heading, justify="left" if heading == "family" else "right")
     for row in rows:
-        beyond = " (beyond the data)" if row["beyond"] else ""
+        beyond = " (beyond data)" if row["beyond"] else ""
         table.add_row(
             row["family"],
             f"{row['asked']:.2f}{beyond}",
             f"{row['achieved']:.2f}",
             f"{row['low']:.2f} to {row['high']:.2f}",
             f"{row['error']:.2f}",
+            f"{row['success_rate']:.0%}",
             str(row["episodes"]),
         )
     Console().print(table)

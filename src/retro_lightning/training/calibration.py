@@ -27,6 +27,7 @@ class Level:
         asked: Return asked for at the beginning of each episode.
         beyond: Whether that is more than any stored trajectory of the family got.
         achieved: Mean return.
+        success_rate: Share of the episodes that solved their task, in [0, 1].
         error: Mean absolute difference of achieved and asked.
         low: Lower limit of the mean's 95 % interval over episodes, for one checkpoint.
         high: Upper limit.
@@ -37,6 +38,7 @@ class Level:
     asked: float
     beyond: bool
     achieved: float
+    success_rate: float
     error: float
     low: float
     high: float
@@ -88,7 +90,8 @@ def calibrate(
             tried = collect(
                 policy, {family: make}, jobs, run="bench", seed=seed, arm=f"asked {goal}"
             )
-            got = np.array([t.total_return for t in tried if t.truncation != "fault"])
+            sound = [t for t in tried if t.truncation != "fault"]
+            got = np.array([t.total_return for t in sound])
             mean = float(got.mean())
             half = 1.96 * float(got.std(ddof=1)) / math.sqrt(len(got))
             results.append(
@@ -97,6 +100,7 @@ def calibrate(
                     asked=goal,
                     beyond=beyond,
                     achieved=mean,
+                    success_rate=float(np.mean([t.success for t in sound])),
                     error=float(np.abs(got - goal).mean()),
                     low=mean - half,
                     high=mean + half,

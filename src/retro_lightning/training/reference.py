@@ -24,6 +24,7 @@ from retro_lightning.training.other_policies import evaluate
 from retro_lightning.trajectory import Trajectory
 
 _CHUNK = 32
+_PARTS = 8
 Floats = npt.NDArray[np.float64]
 
 
@@ -34,6 +35,9 @@ class Reference:
     Attributes:
         gradient: By the trainable parameters [P].
         halves_cosine: Cosine of its two halves: two estimates of the truth agree no better.
+        cosine_with_head: Mean cosine of an eighth of the episodes, with the value head alone as
+            baseline, to the gradient of the other seven.
+        cosine_without: The same without a baseline.
         episodes: How many it is made of.
         success_rate: Of these episodes.
         step_return: Mean return-to-go of their steps, p: a long failure counts as often as it has
@@ -49,6 +53,8 @@ class Reference:
 
     gradient: Tensor
     halves_cosine: float
+    cosine_with_head: float
+    cosine_without: float
     episodes: int
     success_rate: float
     step_return: float
@@ -73,7 +79,7 @@ def reference_gradient(
         shares: Share of each family in the batch that is compared; families count accordingly.
     """
     usable = [t for t in trajectories if t.steps and t.truncation != "fault"]
-    usable.sort(key=lambda t: t.length)  # neighbours are alike in length; halves alternate
+    usable.sort(key=lambda t: t.length)  # neighbours are alike in length; parts alternate
     families = sorted({t.task.family for t in usable})
     family_N = np.array([families.index(t.task.family) for t in usable])
     share_F = np.bincount(family_N) / len(usable)
@@ -85,19 +91,26 @@ def reference_gradient(
     )
     error_N = (returns_BS - values_BS)[:, 0].double().numpy()
     offset_N = others_mean(error_N, np.ones(len(usable)), family_N, fallback=0.0)
-    halves = [torch.zeros(sum(p.numel() for p in trainable(policy))).double() for _ in range(2)]
-    for half in range(2):
-        for start in range(half, len(usable), 2 * _CHUNK):
-            chosen = np.arange(start, min(start + 2 * _CHUNK, len(usable)), 2)
-            some = [usable[i] for i in chosen]
-            halves[half] += _summed(policy, some, offset_N[chosen], weight_N[chosen])
+    parts = min(_PARTS, len(usable))
+    parts_K3P = torch.stack(
+        [
+            _summed(policy, [usable[i] for i in rows], offset_N[rows], weight_N[rows])
+            for rows in (np.arange(part, len(usable), parts) for part in range(parts))
+        ]
+    )
+    without_KP, head_KP, offset_KP = parts_K3P.unbind(1)
+    ours_KP = without_KP - head_KP - offset_KP
+    gradient = ours_KP.sum(dim=0)
+    halves = ours_KP[::2].sum(dim=0), ours_KP[1::2].sum(dim=0)
     bare = gradient_variance(returns_BS, norms_BS, steps_BS)
     ours = gradient_variance(returns_BS - values_BS, norms_BS, steps_BS)
     going = returns_BS[steps_BS].double()
     error = going - values_BS[steps_BS].double()
     return Reference(
-        gradient=(halves[0] + halves[1]) / len(usable),
-        halves_cosine=torch.cosine_similarity(halves[0], halves[1], dim=0).item(),
+        gradient=gradient / len(usable),
+        halves_cosine=torch.cosine_similarity(*halves, dim=0).item(),
+        cosine_with_head=_to_the_others(without_KP - head_KP, gradient - ours_KP),
+        cosine_without=_to_the_others(without_KP, gradient - ours_KP),
         episodes=len(usable),
         success_rate=float(np.mean([t.success for t in usable])),
         step_return=going.mean().item(),
@@ -123,19 +136,30 @@ def _to_go(batch: Batch) -> Tensor:
     return batch.rewards_BS.flip(1).cumsum(1).flip(1) * batch.steps_BS
 
 
+def _to_the_others(part_KP: Tensor, others_KP: Tensor) -> float:
+    """Mean cosine of each part to the gradient of all others."""
+    return torch.cosine_similarity(part_KP, others_KP, dim=1).mean().item()
+
+
 def _summed(
     policy: Policy, trajectories: Sequence[Trajectory], offset_B: Floats, weight_B: Floats
 ) -> Tensor:
-    """Sum over episodes of weighted advantage times score."""
-    batch = collate(policy.transcript.encode_many(trajectories), trajectories)
-    said = policy.evaluate(batch)
-    baseline_BS = said.values_BS.detach() + torch.from_numpy(offset_B)[:, None]
-    push_BS = (_to_go(batch) - baseline_BS) * batch.steps_BS
-    push_BS = (push_BS * torch.from_numpy(weight_B)[:, None]).to(said.logprobs_BS.dtype)
-    gradients = torch.autograd.grad(
-        (push_BS * said.logprobs_BS).sum(),
-        trainable(policy),
-        allow_unused=True,
-        materialize_grads=True,
-    )
-    return torch.cat([gradient.flatten() for gradient in gradients]).double()
+    """Weighted sums over episodes of return-to-go, value and offset, each times score: [3, P]."""
+    total = torch.zeros(3, sum(p.numel() for p in trainable(policy)), dtype=torch.float64)
+    for start in range(0, len(trajectories), _CHUNK):
+        some = trajectories[start : start + _CHUNK]
+        batch = collate(policy.transcript.encode_many(some), some)
+        said = policy.evaluate(batch)
+        offset_BS = torch.from_numpy(offset_B[start : start + _CHUNK])[:, None]
+        weight_BS = torch.from_numpy(weight_B[start : start + _CHUNK])[:, None] * batch.steps_BS
+        pushes = (_to_go(batch), said.values_BS.detach(), offset_BS)
+        for row, push_BS in zip(total, pushes, strict=True):
+            gradients = torch.autograd.grad(
+                ((push_BS * weight_BS).to(said.logprobs_BS.dtype) * said.logprobs_BS).sum(),
+                trainable(policy),
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            row += torch.cat([gradient.flatten() for gradient in gradients])
+    return total

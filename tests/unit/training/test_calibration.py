@@ -16,7 +16,7 @@ from tests.tiny import policy
 
 
 def level(asked: float, achieved: float, beyond: bool = False) -> Level:
-    return Level("f", asked, beyond, achieved, 0.0, achieved, achieved, 1)
+    return Level("f", asked, beyond, achieved, 0.0, 0.0, achieved, achieved, 1)
 
 
 def test_levels_are_quantiles_each_once_and_one_beyond():
@@ -53,6 +53,7 @@ def test_every_level_is_asked_on_the_same_tasks():
     for result in results:
         assert 0.0 <= result.achieved <= 1.0
         assert result.low <= result.achieved <= result.high
+        assert result.success_rate == pytest.approx(result.achieved)  # 1 where it is solved, else 0
         # Returns are 0 or 1: the mean error from 1.5 is 1.5 less their mean.
         if result.asked == 1.5:
             assert result.error == pytest.approx(1.5 - result.achieved)

@@ -27,7 +27,9 @@ def episodes(count: int) -> list[Trajectory]:
 
 
 def flat(loss: torch.Tensor, parameters: list[torch.Tensor]) -> torch.Tensor:
-    grads = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+    grads = torch.autograd.grad(
+        loss, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
     return torch.cat([g.flatten() for g in grads])
 
 
@@ -48,6 +50,7 @@ def test_pushes_times_scores_are_the_gradient_of_the_loss() -> None:
 
 
 def test_the_reference_equals_a_naive_sum_over_episodes() -> None:
+    torch.manual_seed(0)
     acting, trajectories = policy(context=2048), episodes(7)
     reference = reference_gradient(acting, trajectories, {"corridor": 1.0})
     parameters = trainable(acting)
@@ -55,14 +58,28 @@ def test_the_reference_equals_a_naive_sum_over_episodes() -> None:
     for trajectory in trajectories:
         said = acting.evaluate(collate([acting.transcript.encode(trajectory)], [trajectory]))
         told.append((said.logprobs_BS[0], said.values_BS[0].detach()))
-    total = torch.zeros(sum(p.numel() for p in parameters))
+    ours: list[torch.Tensor] = []
+    with_head: list[torch.Tensor] = []
+    without: list[torch.Tensor] = []
     for i, (logprobs_S, values_S) in enumerate(told):
         others = [trajectories[j].total_return - float(told[j][1][0]) for j in range(7) if j != i]
         rewards = [step.reward for step in trajectories[i].steps]
         going = torch.tensor([sum(rewards[s:]) for s in range(len(rewards))])
         advantages_S = going - values_S - sum(others) / len(others)
-        total += flat((advantages_S * logprobs_S).sum(), parameters)
-    torch.testing.assert_close(reference.gradient.float(), total / 7, rtol=1e-3, atol=1e-6)
+        for push_S, sums in ((advantages_S, ours), (going - values_S, with_head), (going, without)):
+            sums.append(flat((push_S * logprobs_S).sum(), parameters).double())
+    total = torch.stack(ours).sum(dim=0)
+    torch.testing.assert_close(reference.gradient, total / 7, rtol=1e-3, atol=1e-6)
+    # Fewer episodes than parts: each is a part, compared with the gradient of the six others.
+    for found, sums in (
+        (reference.cosine_with_head, with_head),
+        (reference.cosine_without, without),
+    ):
+        cosines = [
+            torch.cosine_similarity(g, total - o, dim=0) for g, o in zip(sums, ours, strict=True)
+        ]
+        assert found == pytest.approx(float(sum(cosines)) / 7, abs=1e-4)
+    assert reference.cosine_with_head != pytest.approx(reference.cosine_without, abs=1e-3)
     assert reference.episodes == 7
     assert reference.success_rate == pytest.approx(sum(t.success for t in trajectories) / 7)
     assert -1.0 <= reference.halves_cosine <= 1.0
