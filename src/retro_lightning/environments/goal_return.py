@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -39,22 +39,25 @@ def with_goal(observation: str, goal: float, resolution: float = RESOLUTION) -> 
     return f"{_LINE.sub('', observation)}\nGoal return: {round(100 * level * resolution)} %"
 
 
-def relabelled(trajectory: Trajectory, resolution: float = RESOLUTION) -> Trajectory:
+def relabelled(trajectory: Trajectory, tell: Callable[[str, float], str] = with_goal) -> Trajectory:
     """A trajectory that was asked, at every step, for exactly what it received from there on.
 
     The recorded tokens are dropped, for they do not hold the goal. The behaviour's probabilities
     stay: they are still those with which the actions were taken.
+
+    Args:
+        trajectory: As it was recorded, with or without a goal.
+        tell: Makes the observation that ends with a goal.
     """
     goal = trajectory.total_return
     steps: list[Step] = []
     for step in trajectory.steps:
-        seen = with_goal(step.observation, goal, resolution)
-        steps.append(replace(step, observation=seen, generation=None))
+        steps.append(replace(step, observation=tell(step.observation, goal), generation=None))
         goal -= step.reward
     return replace(
         trajectory,
         steps=tuple(steps),
-        final_observation=with_goal(trajectory.final_observation, goal, resolution),
+        final_observation=tell(trajectory.final_observation, goal),
     )
 
 
@@ -71,6 +74,10 @@ class GoalReturn(gymnasium.Env[str, str]):
             graded returns: what is asked for is then how fast. 0 = rewards as they are.
         resolution: Distance of the levels that goals are rounded to, in the environment's units, at
             least 0.01. Higher = fewer levels, each seen more often; lower = finer wishes.
+        ceiling: Most that can still be received at any step, in the environment's units: a goal
+            above it is told as this. Where steps cost, what is left to get grows with every step
+            that leads nowhere, soon beyond all that was ever received, and a policy that is told a
+            goal it has never seen does anything. None = told whatever it is.
     """
 
     TEXT_VERSION = 2
@@ -82,13 +89,18 @@ class GoalReturn(gymnasium.Env[str, str]):
         goal: float = 1.0,
         step_cost: float = 0.0,
         resolution: float = RESOLUTION,
+        ceiling: float | None = None,
     ) -> None:
-        for name, value in (("goal", goal), ("step_cost", step_cost), ("resolution", resolution)):
+        numbers = {"goal": goal, "step_cost": step_cost, "resolution": resolution}
+        if ceiling is not None:
+            numbers["ceiling"] = ceiling
+        for name, value in numbers.items():
             if not math.isfinite(value):
                 raise ValueError(f"GoalReturn: {name} is {value}; give a finite number")
         if resolution < 0.01:
             raise ValueError(f"GoalReturn: resolution is {resolution}; give at least 0.01")
         self.goal, self.step_cost, self.resolution = goal, step_cost, resolution
+        self.ceiling = math.inf if ceiling is None else ceiling
         self._env = environment()
         self._left = goal
         self.action_space = self._env.action_space
@@ -111,10 +123,13 @@ class GoalReturn(gymnasium.Env[str, str]):
 
     def relabelled(self, trajectory: Trajectory) -> Trajectory:
         """One of its trajectories, as if asked for what it got; see ``relabelled``."""
-        return relabelled(trajectory, self.resolution)
+        return relabelled(trajectory, self._tell)
 
     def _told(self, observation: str) -> str:
-        return with_goal(observation, self._left, self.resolution)
+        return self._tell(observation, self._left)
+
+    def _tell(self, observation: str, goal: float) -> str:
+        return with_goal(observation, min(goal, self.ceiling), self.resolution)
 
     def expert_action(self) -> str:
         """What the expert of the environment within would do.

@@ -42,6 +42,6 @@ class GoalReturnHistory(History):
                 store.append([asking[t.task.family].relabelled(t) for t in source.read(rows)])
 
         shards = list(source.snapshot())
-        levels = {family: env.resolution for family, env in asking.items()}
+        levels = {f: [env.resolution, str(env.ceiling)] for f, env in asking.items()}
         definition = {"relabelled": folder.name, "shards": shards, "goal levels": levels}
         return written_once(cache_dir, definition, write)

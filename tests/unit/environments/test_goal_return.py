@@ -55,6 +55,31 @@ def test_a_step_cost_grades_the_return():
     assert observation.endswith(f"Goal return: {10 * steps} %")
 
 
+def test_a_goal_is_never_told_above_the_ceiling_and_is_kept_all_the_same():
+    env = GoalReturn(MAKE, 1.0, step_cost=0.1, ceiling=1.2)
+    observation, _ = env.reset(seed=3)
+    told, left = [observation], 1.0
+    done = False
+    while not done:
+        observation, reward, done, *_ = env.step(env.expert_action())
+        left -= reward
+        told.append(observation)
+        assert observation.endswith(f"Goal return: {round(100 * min(left, 1.2))} %")
+    # Costs took it to 1.2 and above; the reward of the last step brings it back below.
+    assert sum(text.endswith("120 %") for text in told) >= 2
+    low = GoalReturn(MAKE, 1.0, ceiling=0.5)
+    trajectory = run_behaviour(
+        Expert(),
+        make_tasks("c", asked, "train", 1)[0],
+        low,
+        run="r",
+        attempt=0,
+        rng=generator(0, "expert"),
+    )
+    shown = [step.observation.rsplit("\n", 1)[1] for step in low.relabelled(trajectory).steps]
+    assert shown == ["Goal return: 50 %"] * trajectory.length
+
+
 def test_tasks_are_those_of_the_environment_within():
     assert make_tasks("c", asked, "val", 3) == make_tasks("c", MAKE, "val", 3)
 
@@ -110,9 +135,12 @@ def test_a_history_is_relabelled_once(tmp_path):
     for told, relabelled_ in zip(
         plain.read(range(len(plain))), store.read(range(len(store))), strict=True
     ):
-        assert relabelled_ == relabelled(told, resolution=0.5)
+        assert relabelled_ == relabelled(told, functools.partial(with_goal, resolution=0.5))
     finer = {"corridor": functools.partial(GoalReturn, MAKE, resolution=0.25)}
     assert history.materialise(finer, tmp_path, 1) != path
+    capped = {"corridor": functools.partial(GoalReturn, MAKE, resolution=0.5, ceiling=0.5)}
+    first = ReplayStore(history.materialise(capped, tmp_path, 1)).read([0])[0]
+    assert all(step.observation.endswith("return: 50 %") for step in first.steps)
 
 
 def test_a_family_that_asks_for_no_return_is_named(tmp_path):
@@ -131,5 +159,7 @@ def test_another_goal_is_asked_of_the_same_environment():
 def test_impossible_goals_are_refused():
     with pytest.raises(ValueError, match="goal is nan"):
         asked(float("nan"))
+    with pytest.raises(ValueError, match="ceiling is inf; give a finite number"):
+        GoalReturn(MAKE, ceiling=float("inf"))
     with pytest.raises(ValueError, match="resolution is 0; give at least"):
         GoalReturn(MAKE, resolution=0)
