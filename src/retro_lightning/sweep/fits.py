@@ -33,6 +33,10 @@ Listen = Callable[[Point], bool]
 """Is told of each round of validation; answers whether the fit should stop."""
 
 
+class Terminated(KeyboardInterrupt):
+    """A fit was stopped by SIGTERM: to the study, all that Ctrl-C is; only the word differs."""
+
+
 @dataclass(frozen=True)
 class FitRecord:
     """What came of a fit.
@@ -67,7 +71,8 @@ def run_fit(
         prepare: Is given the fit's MLflow logger before anything is logged.
 
     Raises:
-        KeyboardInterrupt: If a person or a signal has stopped it.
+        KeyboardInterrupt: If a person has stopped it.
+        Terminated: If SIGTERM has, as schedulers send it.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with _words_into(directory / "fit.log"):
@@ -82,7 +87,7 @@ def run_fit(
         try:
             cli.run()
         except SystemExit as stop:  # so Lightning ends after Ctrl-C and SIGTERM
-            raise KeyboardInterrupt from stop
+            raise (Terminated if cli.trainer.received_sigterm else KeyboardInterrupt) from stop
         record = FitRecord(tuple(results.curve), loggers[0].version if loggers else None)
     del cli
     gc.collect()

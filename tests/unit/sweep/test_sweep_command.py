@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -138,6 +139,20 @@ def test_ctrl_c_within_a_fit_is_seen_as_one(monkeypatch, capsys):
     monkeypatch.setattr("retro_lightning.sweep.worker.rehearse", lambda *args: None)
     monkeypatch.setattr(DummyModule, "training_step", stopped)
     assert sweep() == 130
+    assert {run.info.status for run in runs()} == {"KILLED"}
+
+
+def test_a_scheduler_that_stops_a_worker_is_told_apart(monkeypatch, capsys):
+    real = DummyModule.training_step
+
+    def stopped(self: DummyModule, batch: Any, batch_idx: int) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return real(self, batch, batch_idx)
+
+    monkeypatch.setattr("retro_lightning.sweep.worker.rehearse", lambda *args: None)
+    monkeypatch.setattr(DummyModule, "training_step", stopped)
+    assert sweep() == 143
+    assert "stopped by SIGTERM" in capsys.readouterr().err
     assert {run.info.status for run in runs()} == {"KILLED"}
 
 
