@@ -8,7 +8,7 @@ and ``cloning.py``.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from retro_lightning.credit.advantages import Advantage, ReturnToGo, VTrace
 from retro_lightning.credit.contradictions import contradiction
 from retro_lightning.credit.diagnostics import (
+    NOTHING,
     approximate_kl,
     effective_sample_size,
     masked_mean,
@@ -73,8 +74,9 @@ class Estimator(Objective):
             that its gradient is that of the mean return; episode = mean over each episode's steps,
             then over episodes, so that steps of short episodes count more.
         unknown_behaviour: What becomes of steps whose ratio to the behaviour is needed and unknown:
-            refuse = an error; leave_out = they are not learnt from; as_present = as if the present
-            policy had acted, which is biased.
+            refuse = an error; leave_out = they are not learnt from (but for a value head whose
+            target is the behaviour's return); as_present = as if the present policy had acted,
+            which is biased.
 
     Raises:
         ValueError: If an argument is impossible or two of them contradict each other.
@@ -119,6 +121,10 @@ class Estimator(Objective):
             value_coef=self.value_coef,
         )
         check_gamma(self.name, self.gamma)
+        if self.kl_form not in get_args(KLForm):
+            raise ValueError(
+                f"{self.name}: kl_form is {self.kl_form!r}; give {' or '.join(get_args(KLForm))}"
+            )
         sentence = contradiction(self)
         if sentence is not None:
             raise ValueError(f"{self.name}: {sentence}")
@@ -212,18 +218,17 @@ class Estimator(Objective):
         log_ratio_BS = self._ratio(inputs, behaviour_BS)
         loss_BS = self._losses(inputs, log_ratio_BS, behaviour_BS, scaled_BS)
         policy = masked_total(loss_BS, learnt_BS, inputs.weight_B, normaliser)
-        value, value_metrics = value_term(inputs, targets_BS, normaliser)
+        valued_BS = learnt_BS if self.value_target == "current" else inputs.steps_BS
+        value, value_metrics = value_term(inputs, targets_BS, normaliser, valued_BS)
         loss = policy + self.value_coef * value
         if self.entropy_coef > 0:
-            entropy = masked_total(
-                inputs.entropies_BS, inputs.steps_BS, inputs.weight_B, normaliser
-            )
+            entropy = masked_total(inputs.entropies_BS, learnt_BS, inputs.weight_B, normaliser)
             loss = loss - self.entropy_coef * entropy
         if self.kl_coef > 0 and self.kl_form != "reward":
-            cost = masked_total(self._kl(inputs), inputs.steps_BS, inputs.weight_B, normaliser)
+            cost = masked_total(self._kl(inputs), learnt_BS, inputs.weight_B, normaliser)
             loss = loss + self.kl_coef * cost
         detached_BS = log_ratio_BS.detach()
-        stopped_BS = self.weighting.stopped(detached_BS, scaled_BS)
+        stopped_BS = self._stopped(inputs, detached_BS, scaled_BS)
         reads = self.weighting.reads_advantages
         return LossTerms(
             loss=loss,
@@ -234,7 +239,7 @@ class Estimator(Objective):
                 **self.weighting.metrics(inputs, stopped_BS, learnt_BS),
             },
             advantages_BS=advantages_BS if reads else None,
-            excluded_BS=stopped_BS | ~learnt_BS if reads else None,
+            excluded_BS=(stopped_BS == 1.0) | ~learnt_BS if reads else None,
         )
 
     def _ratio(self, inputs: CreditInputs, behaviour_BS: Tensor) -> Tensor:
@@ -258,9 +263,12 @@ class Estimator(Objective):
             loss_BS = self._token_losses(self.weighting, inputs, scaled_BS)
         else:
             loss_BS = self.weighting.losses(logprobs_BS, log_ratio_BS, scaled_BS, inputs)
-        # log pi_epoch - log mu, from what is known of both.
+        return self._correction(self.weighting, inputs) * loss_BS
+
+    def _correction(self, weighting: Clipped, inputs: CreditInputs) -> Tensor:
+        """Weight of each step from ``log pi_epoch - log mu``, from what is known of both."""
         old_BS = self._given(inputs, "proximal_logprobs_BS")
-        return self.weighting.correction(log_ratio_to_behaviour(old_BS, inputs)) * loss_BS
+        return weighting.correction(log_ratio_to_behaviour(old_BS, inputs))
 
     def _token_losses(self, weighting: Clipped, inputs: CreditInputs, scaled_BS: Tensor) -> Tensor:
         """Loss of each step, its tokens' losses added up."""
@@ -270,9 +278,35 @@ class Estimator(Objective):
         loss_D = weighting.losses(logprobs_D, logprobs_D - old_D, scaled_BS[place], inputs)
         return torch.zeros_like(scaled_BS).index_put(place, loss_D, accumulate=True)
 
+    def _stopped(self, inputs: CreditInputs, log_ratio_BS: Tensor, scaled_BS: Tensor) -> Tensor:
+        """Share of each action that no longer moves: clipped, or of a weight that is nothing.
+
+        0 or 1, or at the level of tokens the share of its tokens; 1 if it has none.
+        """
+        if self.ratio_level != "token":
+            weights_BS = self.weighting.weights(log_ratio_BS, scaled_BS)
+            if isinstance(self.weighting, Clipped):
+                weights_BS = weights_BS * self._correction(self.weighting, inputs)
+            stopped_BS = self.weighting.stopped(log_ratio_BS, scaled_BS) | (weights_BS < NOTHING)
+            return stopped_BS.to(scaled_BS.dtype)
+        place = (self._given(inputs, "token_row_D"), self._given(inputs, "token_step_D"))
+        old_D = self._given(inputs, "token_proximal_logprobs_D")
+        log_ratio_D = self._given(inputs, "token_logprobs_D").detach() - old_D
+        moving_D = ~self.weighting.stopped(log_ratio_D, scaled_BS[place])
+        counts = [
+            torch.zeros_like(scaled_BS).index_put(place, one_D.to(scaled_BS), accumulate=True)
+            for one_D in (moving_D, torch.ones_like(moving_D))
+        ]
+        return 1.0 - counts[0] / counts[1].clamp(min=1.0)
+
     def _kl(self, inputs: CreditInputs) -> Tensor:
         """Cost of each step for having moved away from the reference, with gradient."""
         if self.kl_form == "exact":
+            if inputs.reference_kl_BS is None and inputs.reference_logprobs_BS is not None:
+                raise ValueError(
+                    f"{self.name}: kl_form exact sums over valid actions, and this batch has free "
+                    "text: set it to k2 or reward"
+                )
             return self._given(inputs, "reference_kl_BS")
         log_ratio_BS = inputs.logprobs_BS - self._given(inputs, "reference_logprobs_BS").detach()
         return 0.5 * torch.where(inputs.steps_BS, log_ratio_BS, 0.0).square()
@@ -292,6 +326,15 @@ class Estimator(Objective):
         if self.needs_behaviour:
             metrics["left_out_share"] = (steps_BS & ~learnt_BS).sum() / steps_BS.sum().clamp(min=1)
             metrics["approximate_kl"] = masked_mean(approximate_kl(log_ratio_BS), learnt_BS)
-        if inputs.reference_kl_BS is not None:
-            metrics["reference_kl"] = masked_mean(inputs.reference_kl_BS.detach(), steps_BS)
+        if inputs.reference_logprobs_BS is not None:
+            kl_BS = _reference_kl(inputs, inputs.reference_logprobs_BS)
+            metrics["reference_kl"] = masked_mean(kl_BS, steps_BS)
         return metrics
+
+
+def _reference_kl(inputs: CreditInputs, reference_BS: Tensor) -> Tensor:
+    """KL(policy || reference) of each step, to be logged: exact, or for free text its k3."""
+    if inputs.reference_kl_BS is not None:
+        return inputs.reference_kl_BS.detach()
+    difference_BS = reference_BS - inputs.logprobs_BS.detach()
+    return approximate_kl(torch.where(inputs.steps_BS, difference_BS, 0.0))

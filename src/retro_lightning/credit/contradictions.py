@@ -27,6 +27,11 @@ def contradiction(estimator: Estimator) -> str | None:
         return (
             f"{weighs} reads no advantage, so {credits} would have no effect: leave advantage out"
         )
+    if not weighting.reads_advantages and estimator.kl_coef > 0 and estimator.kl_form == "reward":
+        return (
+            f"{weighs} reads no advantage, so a KL in the reward would have no effect: set kl_form "
+            "to exact or k2"
+        )
     if advantage.needs_ratio and weighting.imitates:
         return (
             f"{credits} corrects what was done afterwards, while {weighs} imitates what was done: "

@@ -12,6 +12,9 @@ from retro_lightning.credit.variance import (
     variance_cut_limit,
 )
 
+NOTHING = 1e-30
+"""A weight below which a product with an advantage may underflow: such a step moves nothing."""
+
 
 def explained_variance(values_BS: Tensor, targets_BS: Tensor, steps_BS: Tensor) -> Tensor:
     """``1 - Var(targets - values) / Var(targets)`` over the steps.
@@ -108,7 +111,7 @@ def diagnose(
     inputs: CreditInputs,
     terms: LossTerms,
     returns_BS: Tensor,
-    score_norms_BS: Tensor | None,
+    score_norms_BS: Tensor,
     group_B: Tensor,
     age_B: Tensor,
 ) -> dict[str, Tensor]:
@@ -118,7 +121,7 @@ def diagnose(
         inputs: The batch.
         terms: What the objective made of it.
         returns_BS: Return-to-go, on the scale of the advantages.
-        score_norms_BS: See ``gradient_variance``; None = unknown.
+        score_norms_BS: See ``gradient_variance``; 1 for all where they are not known.
         group_B: Code of each trajectory's group.
         age_B: Optimiser steps since each trajectory's policy; negative = no policy of ours.
 
@@ -135,21 +138,22 @@ def diagnose(
     metrics["largest_ratio"] = torch.where(known_BS, ratio_BS, 0.0).max()
     count = known_BS.sum().clamp(min=1)
     metrics["ratio_sample_share"] = effective_sample_size(ratio_BS, known_BS) / count
+    kl_BS = approximate_kl(torch.where(known_BS, difference_BS, 0.0))
+    metrics["behaviour_kl"] = masked_mean(kl_BS, known_BS)
     advantages_BS = terms.advantages_BS
     if advantages_BS is None:
         return metrics
     metrics["advantage_coverage"] = advantage_coverage(advantages_BS, steps_BS)
     metrics["zero_advantage_groups"] = zero_advantage_groups(advantages_BS, steps_BS, group_B)
-    if score_norms_BS is not None:
-        ours = gradient_variance(advantages_BS, score_norms_BS, steps_BS)
-        bare = gradient_variance(returns_BS, score_norms_BS, steps_BS)
-        metrics["gradient_variance"] = ours
-        metrics["gradient_variance_without_baseline"] = bare
-        metrics["gradient_variance_cut"] = bare / ours.clamp(min=1e-12)
-        limit = variance_cut_limit(returns_BS, inputs.values_BS.detach(), steps_BS)
-        metrics["gradient_variance_cut_limit"] = limit
-        best = best_constant_cut(returns_BS, score_norms_BS, steps_BS)
-        metrics["gradient_variance_cut_by_constant"] = best
+    ours = gradient_variance(advantages_BS, score_norms_BS, steps_BS)
+    bare = gradient_variance(returns_BS, score_norms_BS, steps_BS)
+    metrics["gradient_variance"] = ours
+    metrics["gradient_variance_without_baseline"] = bare
+    metrics["gradient_variance_cut"] = bare / ours.clamp(min=1e-12)
+    limit = variance_cut_limit(returns_BS, inputs.values_BS.detach(), steps_BS)
+    metrics["gradient_variance_cut_limit"] = limit
+    best = best_constant_cut(returns_BS, score_norms_BS, steps_BS)
+    metrics["gradient_variance_cut_by_constant"] = best
     return metrics
 
 
@@ -158,13 +162,31 @@ def advantage_coverage(advantages_BS: Tensor, steps_BS: Tensor) -> Tensor:
     return masked_mean(torch.isfinite(advantages_BS).to(torch.float32), steps_BS)
 
 
-def unreached(terms: LossTerms, inputs: CreditInputs, gradient_BS: Tensor) -> Tensor:
+def step_gradients(inputs: CreditInputs) -> Tensor:
+    """How much the loss pulls at each step, after it was differentiated.
+
+    Args:
+        inputs: The batch, whose log-probabilities of actions and of tokens kept their gradients.
+
+    Returns:
+        Size of the derivatives by a step's log-probability and by those of its tokens, [B, S].
+    """
+    pull_BS = torch.zeros_like(inputs.logprobs_BS)
+    if inputs.logprobs_BS.grad is not None:
+        pull_BS = inputs.logprobs_BS.grad.abs()
+    token_D, row_D, step_D = inputs.token_logprobs_D, inputs.token_row_D, inputs.token_step_D
+    if token_D is None or token_D.grad is None or row_D is None or step_D is None:
+        return pull_BS
+    return pull_BS.index_put((row_D, step_D), token_D.grad.abs(), accumulate=True)
+
+
+def unreached(terms: LossTerms, inputs: CreditInputs, pull_BS: Tensor) -> Tensor:
     """Steps whose advantage is not 0 and whose log-probability got no gradient from the loss.
 
     Args:
         terms: What the objective made of the batch.
         inputs: The batch.
-        gradient_BS: Derivative of the loss by ``inputs.logprobs_BS``.
+        pull_BS: See ``step_gradients``.
 
     Returns:
         Mask of steps, all False where the objective doesn't say which steps it leaves out.
@@ -174,7 +196,7 @@ def unreached(terms: LossTerms, inputs: CreditInputs, gradient_BS: Tensor) -> Te
     # A product of a tiny advantage and a tiny ratio may underflow, which is no error.
     told_BS = (terms.advantages_BS.abs() > 1e-6) & ~terms.excluded_BS
     weighed_BS = (inputs.weight_B > 0)[:, None] & inputs.steps_BS
-    return told_BS & weighed_BS & (gradient_BS == 0)
+    return told_BS & weighed_BS & (pull_BS == 0)
 
 
 def zero_advantage_groups(advantages_BS: Tensor, steps_BS: Tensor, group_B: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from retro_lightning.credit.cloning import (
 )
 from retro_lightning.credit.compose import Estimator
 from retro_lightning.credit.diagnostics import (
+    NOTHING,
     approximate_kl,
     clip_fraction,
     clipped,
@@ -168,6 +169,7 @@ class PolicyGradient(Objective):
         entropy = masked_total(inputs.entropies_BS, inputs.steps_BS, inputs.weight_B, normaliser)
         value, value_metrics = self._value_term(inputs, normaliser)
         coefficients = self._coefficients(logprobs_BS.detach(), old_BS, scaled_BS, advantages_BS)
+        pull_BS = torch.stack([coefficients[k] * mask for k, mask in masks.items()]).sum(dim=0)
         shares = gradient_shares(
             {k: masked_total(coefficients[k], m, inputs.weight_B, 1.0) for k, m in masks.items()}
         )
@@ -183,6 +185,7 @@ class PolicyGradient(Objective):
             loss=policy - self.entropy_coef * entropy + self.value_coef * value,
             metrics=metrics,
             advantages_BS=advantages_BS,
+            excluded_BS=pull_BS < NOTHING,
         )
 
     def _scaled(self, advantages_BS: Tensor, steps_BS: Tensor, scale: Tensor | None) -> Tensor:

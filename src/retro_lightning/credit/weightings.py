@@ -68,7 +68,13 @@ class Weighting(ABC):
     def metrics(
         self, inputs: CreditInputs, stopped_BS: Tensor, learnt_BS: Tensor
     ) -> dict[str, Tensor]:
-        """What else is worth logging of a batch."""
+        """What else is worth logging of a batch.
+
+        Args:
+            inputs: The batch.
+            stopped_BS: Share of each action, 0 to 1, whose gradient has been stopped.
+            learnt_BS: Mask of the steps that are learnt from.
+        """
         return {}
 
 
@@ -132,7 +138,7 @@ class Clipped(Weighting):
         self, inputs: CreditInputs, stopped_BS: Tensor, learnt_BS: Tensor
     ) -> dict[str, Tensor]:
         """See ``Weighting``."""
-        return {"clip_fraction": masked_mean(stopped_BS.to(inputs.weight_B.dtype), learnt_BS)}
+        return {"clip_fraction": masked_mean(stopped_BS, learnt_BS)}
 
 
 class Truncated(Weighting):

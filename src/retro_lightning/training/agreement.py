@@ -71,7 +71,7 @@ def check_agreement(policy: Policy, trajectories: Sequence[Trajectory]) -> float
 
 
 def check_precision(precision: str | None) -> None:
-    """Refuse a precision in which training computes otherwise than rollouts do.
+    """Refuse a precision of Lightning's, in which training computes otherwise than rollouts do.
 
     Autocast (``bf16-mixed``, ``16-mixed``) surrounds Lightning's training step alone: ratios of
     trained to recorded probabilities would be off by rounding at every step, and no tolerance could
@@ -81,9 +81,9 @@ def check_precision(precision: str | None) -> None:
         precision: ``trainer.precision``; None = full.
 
     Raises:
-        ValueError: If it is a mixed one.
+        ValueError: If it is another than full.
     """
-    if precision is not None and precision.endswith("-mixed"):
+    if precision not in (None, "32-true"):
         raise ValueError(
             f"trainer.precision is {precision}, in which training computes otherwise than rollouts "
             "do: leave it out and set model.language_model.init_args.dtype: bfloat16 (of "

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from retro_lightning.credit.diagnostics import unreached
+from retro_lightning.credit.diagnostics import step_gradients, unreached
 from retro_lightning.credit.estimators import CreditInputs, LossTerms
 from retro_lightning.policy.batch import Batch
 
@@ -38,8 +38,9 @@ class StepGuard:
 
     def begin(self, parts: Sequence[Batch], terms: LossTerms, inputs: CreditInputs) -> None:
         """Remember a batch, or one of several, of the gradient step under way."""
-        if inputs.logprobs_BS.requires_grad:
-            inputs.logprobs_BS.retain_grad()
+        for logprobs in (inputs.logprobs_BS, inputs.token_logprobs_D):
+            if logprobs is not None and logprobs.requires_grad:
+                logprobs.retain_grad()
         self._parts.extend(parts)
         self._told.append((terms, inputs))
 
@@ -121,16 +122,12 @@ def _missed(terms: LossTerms, inputs: CreditInputs) -> Tensor:
     count = torch.zeros((), device=inputs.steps_BS.device)
     if terms.advantages_BS is not None:
         count = (inputs.steps_BS & ~torch.isfinite(terms.advantages_BS)).sum()
-    gradient_BS = inputs.logprobs_BS.grad
-    return count if gradient_BS is None else count + unreached(terms, inputs, gradient_BS).sum()
+    return count + unreached(terms, inputs, step_gradients(inputs)).sum()
 
 
 def _say_missed(told: Sequence[tuple[LossTerms, CreditInputs]], step: int, count: int) -> str:
     for terms, inputs in told:
-        gradient_BS = inputs.logprobs_BS.grad
-        if gradient_BS is None:
-            continue
-        places = unreached(terms, inputs, gradient_BS).nonzero()
+        places = unreached(terms, inputs, step_gradients(inputs)).nonzero()
         if len(places):
             b, s = places[0].tolist()
             return (

@@ -91,11 +91,14 @@ class StepReport:
         rows_B = torch.cat([part.rows_B for part in parts])
         version_B = torch.cat([part.policy_version_B for part in parts])
         own_B = rows_B >= len(data.history_store)
+        norms_BS = score_norms_BS(parts, evaluations)
+        if norms_BS is None:  # free text, of which only the tokens taken are known
+            norms_BS = inputs.steps_BS.float()
         return diagnose(
             inputs,
             terms,
             returns_BS,
-            score_norms_BS(parts, evaluations),
+            norms_BS,
             group_B=self._group_N.to(rows_B.device)[rows_B],
             age_B=torch.where(own_B, module.global_step - version_B, -1),
         )

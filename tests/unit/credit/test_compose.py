@@ -36,6 +36,7 @@ from retro_lightning.credit.enumeration import (
     terms,
     true_gradient,
 )
+from retro_lightning.credit.estimators import PolicyGradient
 from retro_lightning.credit.group_baselines import AnchorStates, GroupMean, LeaveOneOut
 from retro_lightning.credit.losses import exact_kl
 from retro_lightning.credit.objective import Objective, check_pair
@@ -390,8 +391,26 @@ def test_gradcheck_of_tokens_and_of_the_kl(make_inputs: Make) -> None:
     )
 
 
+def test_at_the_level_of_tokens_a_step_stops_when_all_its_tokens_have(make_inputs: Make) -> None:
+    inputs = with_options(make_inputs(6))
+    objective = PPO(ratio_level="token")
+    result = objective(inputs, normaliser=27.0)
+    assert inputs.token_logprobs_D is not None
+    (gradient_D,) = torch.autograd.grad(result.loss, inputs.token_logprobs_D)
+    moved = torch.zeros_like(inputs.logprobs_BS)
+    clipped = torch.zeros_like(moved)
+    for d, (row, step) in enumerate(zip(inputs.token_row_D, inputs.token_step_D, strict=True)):  # type: ignore[arg-type]
+        moved[row, step] += gradient_D[d] != 0
+        clipped[row, step] += (gradient_D[d] == 0) / inputs.decisions_BS[row, step]  # type: ignore[index]
+    assert result.excluded_BS is not None
+    assert torch.equal(moved > 0, inputs.steps_BS & ~result.excluded_BS)
+    share = clipped[inputs.steps_BS].mean()
+    assert 0.0 < share < 1.0
+    torch.testing.assert_close(result.metrics["clip_fraction"], share)
+
+
 def test_every_step_that_is_not_excluded_has_a_gradient(make_inputs: Make) -> None:
-    for objective in (REINFORCE(), PPO(), GRPO(), VTraceActorCritic()):
+    for objective in (REINFORCE(), PPO(), GRPO(), VTraceActorCritic(), PolicyGradient()):
         inputs = with_options(make_inputs(6))
         result = objective(inputs, normaliser=27.0)
         (gradient_BS,) = torch.autograd.grad(result.loss, inputs.logprobs_BS)
@@ -416,6 +435,15 @@ def test_unknown_behaviours_are_refused_left_out_or_taken_for_the_present_policy
     assert left_out.metrics["left_out_share"].item() == pytest.approx(5 / 27)
     (gradient_BS,) = torch.autograd.grad(left_out.loss, inputs.logprobs_BS)
     assert (gradient_BS[1] == 0).all()
+    # A value of the present policy is not learnt from it either; one of the behaviour's return is.
+    for make, taught in ((VTraceActorCritic, False), (PPO, True)):
+        objective = make(unknown_behaviour="leave_out", entropy_coef=0.1)
+        loss = objective(broken, normaliser=1.0).loss
+        values_BS, entropies_BS = torch.autograd.grad(loss, (broken.values_BS, broken.entropies_BS))
+        assert bool((values_BS[1] != 0).any()) == taught
+        assert (values_BS[2] != 0).any()
+        assert (entropies_BS[1] == 0).all()
+        assert (entropies_BS[2] != 0).any()
     known_BS = inputs.behaviour_logprobs_BS.clone()
     known_BS[1, 2] = inputs.proximal_logprobs_BS[1, 2]  # type: ignore[index]
     as_known = dataclasses.replace(inputs, behaviour_logprobs_BS=known_BS)
@@ -443,6 +471,11 @@ def test_a_behaviour_that_excluded_actions_gives_no_ratio(make_inputs: Make) -> 
         ),
         (lambda: Estimator(Lambda(0.9), Kept()), "Kept reads no advantage.*Lambda"),
         (lambda: Estimator(VTrace(), Exponential()), "VTrace.*Exponential imitates"),
+        (
+            lambda: Estimator(weighting=Kept(), kl_coef=0.1, kl_form="reward"),
+            "Kept reads no advantage, so a KL in the reward would have no effect",
+        ),
+        (lambda: REINFORCE(kl_coef=0.1, kl_form="k3"), "kl_form is 'k3'; give exact or k2 or rew"),
         (lambda: PPO(value_coef=0.0), "Lambda reads the value head"),
         (lambda: Estimator(NStep(), value_coef=0.0), "NStep reads the value head"),
         (lambda: REINFORCE(kl_coef=-1.0), "kl_coef is -1"),
@@ -478,12 +511,29 @@ def test_what_a_batch_lacks_is_named(make_inputs: Make) -> None:
         "proximal_logprobs_BS": PPO(),
         "decisions_BS": PPO(ratio_level="length_normalised"),
         "token_logprobs_D": PPO(ratio_level="token"),
-        "reference_kl_BS": REINFORCE(kl_coef=0.1),
         "reference_logprobs_BS": REINFORCE(kl_coef=0.1, kl_form="k2"),
     }
     for name, objective in lacking.items():
         with pytest.raises(ValueError, match=f"{objective.name}.*needs {name}"):
             objective(dataclasses.replace(full, **{name: None}), normaliser=1.0)
+    text = dataclasses.replace(full, reference_kl_BS=None)
+    with pytest.raises(ValueError, match=r"kl_form exact sums over valid actions.*set it to k2 or"):
+        REINFORCE(kl_coef=0.1)(text, normaliser=1.0)
+    nobody = dataclasses.replace(text, reference_logprobs_BS=None)
+    with pytest.raises(ValueError, match="needs reference_kl_BS"):
+        REINFORCE(kl_coef=0.1)(nobody, normaliser=1.0)
+
+
+def test_the_kl_to_the_reference_is_told_exactly_or_by_its_k3(make_inputs: Make) -> None:
+    full = with_options(make_inputs(0))
+    exact = REINFORCE()(full, normaliser=1.0).metrics["reference_kl"]
+    assert full.reference_kl_BS is not None
+    assert full.reference_logprobs_BS is not None
+    torch.testing.assert_close(exact, full.reference_kl_BS[full.steps_BS].mean().detach())
+    text = dataclasses.replace(full, reference_kl_BS=None)
+    k3 = REINFORCE()(text, normaliser=1.0).metrics["reference_kl"]
+    r = (full.reference_logprobs_BS - full.logprobs_BS.detach())[full.steps_BS]
+    torch.testing.assert_close(k3, (r.exp() - 1 - r).mean())
 
 
 def test_what_presets_ask_of_a_run() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -18,6 +19,7 @@ from retro_lightning.credit.diagnostics import (
     effective_sample_size,
     explained_variance,
     gradient_shares,
+    step_gradients,
     unreached,
 )
 from retro_lightning.credit.estimators import PolicyGradient
@@ -128,7 +130,25 @@ def test_steps_that_no_gradient_reached_are_found(make_inputs) -> None:  # type:
     assert not unreached(silent, inputs, gradient_BS).any()
     gradient_BS[5, 2] = 0.0
     assert unreached(silent, inputs, gradient_BS).nonzero().tolist() == [[5, 2]]
-    assert not unreached(terms, inputs, gradient_BS).any()  # it does not say what it leaves out
+    unsaid = dataclasses.replace(silent, excluded_BS=None)
+    assert not unreached(unsaid, inputs, gradient_BS).any()  # it does not say what it leaves out
+    inputs.logprobs_BS.grad, terms.loss.grad = None, None
+    terms.loss.backward()
+    assert not unreached(terms, inputs, step_gradients(inputs)).any()
+
+
+def test_the_pull_at_a_step_is_that_on_its_action_and_its_tokens(make_inputs) -> None:  # type: ignore[no-untyped-def]
+    inputs = make_inputs(0)
+    assert not step_gradients(inputs).any()
+    token_D = torch.tensor([-0.1, -0.2, -0.3], dtype=torch.float64, requires_grad=True)
+    place = {"token_row_D": torch.tensor([0, 0, 5]), "token_step_D": torch.tensor([1, 1, 2])}
+    inputs = dataclasses.replace(inputs, token_logprobs_D=token_D, **place)
+    (inputs.logprobs_BS[3, 0] * -2.0 + (token_D * torch.tensor([1.0, -3.0, 5.0])).sum()).backward()
+    found = step_gradients(inputs)
+    assert found[3, 0] == 2.0
+    assert found[0, 1] == 4.0
+    assert found[5, 2] == 5.0
+    assert found.count_nonzero() == 3
 
 
 # ---------------------------------------------------------------------- collapse

@@ -51,6 +51,14 @@ def shaken() -> Policy:
     return other
 
 
+def test_fresh_rows_are_those_that_the_store_says() -> None:
+    acting = policy()
+    parts = parts_of(acting)
+    fresh_N = np.array([False, True, True, False])
+    inputs = credit_inputs(parts, evaluate(acting, parts), NoBaseline(), fresh_N)
+    assert inputs.fresh_B.tolist() == [False, True, True, False]
+
+
 def test_tokens_add_up_to_their_actions() -> None:
     _, inputs = joined(policy(), shaken())
     place = (inputs.token_row_D, inputs.token_step_D)

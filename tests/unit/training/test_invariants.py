@@ -93,18 +93,56 @@ def test_a_clip_that_happened_is_fine(make_fit):
     make_fit("run", trainer_options={"gradient_clip_val": 1e-3, "max_steps": 3}).run()
 
 
-class LastStepOnly(REINFORCE):
-    """The published bug: only the last step of each trajectory gets its advantage."""
+class LastStepOnly:
+    """The published bug, before an objective: only a trajectory's last step gets its advantage."""
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
         last_BS = inputs.steps_BS & ~torch.nn.functional.pad(inputs.steps_BS[:, 1:], (0, 1))
-        logprobs_BS = torch.where(last_BS, inputs.logprobs_BS, inputs.logprobs_BS.detach())
-        return super().__call__(dataclasses.replace(inputs, logprobs_BS=logprobs_BS), **options)
+        cut = {"logprobs_BS": self.cut(inputs.logprobs_BS, last_BS)}
+        if inputs.token_logprobs_D is not None:
+            last_D = last_BS[inputs.token_row_D, inputs.token_step_D]
+            cut["token_logprobs_D"] = self.cut(inputs.token_logprobs_D, last_D)
+        return super().__call__(dataclasses.replace(inputs, **cut), **options)  # type: ignore[misc]
+
+    @staticmethod
+    def cut(logprobs: Tensor, kept: Tensor) -> Tensor:
+        return torch.where(kept, logprobs, logprobs.detach())
 
 
-def test_steps_whose_advantage_reaches_no_gradient_are_noticed(make_fit):
+class LastREINFORCE(LastStepOnly, REINFORCE):
+    pass
+
+
+class LastPPO(LastStepOnly, PPO):
+    pass
+
+
+class LastPolicyGradient(LastStepOnly, PolicyGradient):
+    pass
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        LastREINFORCE,
+        functools.partial(LastPPO, unknown_behaviour="leave_out"),
+        functools.partial(LastPPO, ratio_level="token", unknown_behaviour="as_present"),
+        LastPolicyGradient,
+    ],
+)
+def test_steps_whose_advantage_reaches_no_gradient_are_noticed(make_fit, objective):
     with pytest.raises(ValueError, match=r"advantage and no gradient, first step 0 of trajectory"):
-        make_fit("run", make_phases=lambda: [Phase(LastStepOnly())]).run()
+        make_fit("run", make_phases=lambda: [Phase(objective())]).run()
+
+
+def test_an_advantage_that_no_gradient_reaches_at_all_is_noticed(make_fit):
+    class Silent(REINFORCE):
+        def __call__(self, inputs: Any, **options: Any) -> Any:
+            still = dataclasses.replace(inputs, logprobs_BS=inputs.logprobs_BS.detach())
+            return super().__call__(still, **options)
+
+    with pytest.raises(ValueError, match=r"have an advantage and no gradient, first step 0"):
+        make_fit("run", make_phases=lambda: [Phase(Silent())]).run()
 
 
 # ---------------------------------------------------------------------- gradient accumulation
@@ -310,6 +348,27 @@ def test_a_kl_needs_a_reference_and_reports_it(make_fit, tmp_path: Path):
     assert kls[0] == pytest.approx(0.0, abs=1e-6)  # it begins as its own reference
     assert kls[-1] > 1e-6
     assert not any("reference" in name for name, _ in fit.module.named_parameters())
+
+
+def test_ratios_of_tokens_go_with_a_kl_to_the_policy_that_it_begins_as(make_fit, tmp_path: Path):
+    first: Fit = make_fit("first", trainer_options={"max_epochs": 1}).run()
+    directory = tmp_path / "reference"
+    first.module.require_policy().save(directory)
+    seen = Metrics()
+    make_fit(
+        "run",
+        callbacks=[seen],
+        make_phases=lambda: [
+            Phase(
+                PPO(ratio_level="token", kl_coef=0.1, kl_form="k2", unknown_behaviour="leave_out")
+            )
+        ],
+        model={"reference_policy": str(directory), "initial_policy": str(directory)},
+        trainer_options={"max_epochs": 1},
+    ).run()
+    assert seen.steps[0]["train/reference_kl"] == pytest.approx(0.0, abs=1e-6)
+    assert seen.steps[-1]["train/reference_kl"] > 0.0
+    assert "train/behaviour_kl" in seen.steps[-1]
 
 
 def test_the_guard_counts_again_after_a_good_step(tmp_path: Path):

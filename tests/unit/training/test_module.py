@@ -116,7 +116,7 @@ def test_phases_switch_at_the_success(make_fit, monkeypatch):
     assert seen.names == [FilteredCloning.name] * 8 + [PolicyGradient.name] * 4
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed", "bf16-true", "64-true"])
 def test_a_precision_that_rollouts_do_not_share_is_refused(precision):
     with pytest.raises(ValueError, match=rf"precision is {precision}.*init_args.dtype: bfloat16"):
         check_precision(precision)
