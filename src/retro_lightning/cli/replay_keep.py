@@ -90,6 +90,8 @@ def show_compact(result: dict[str, Any]) -> None:
         )
     if result["purged"]:
         print(f"{result['purged']} replaced shards deleted")
+    for sentence in result["damaged"]:
+        print(f"not merged, nor its neighbours: {sentence}")
 
 
 def show_verify(result: dict[str, Any]) -> None:

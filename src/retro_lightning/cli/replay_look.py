@@ -75,8 +75,15 @@ def inspect(options: argparse.Namespace) -> dict[str, Any]:
             f"--where {options.where!r} chooses {len(chosen)} of {len(store)} trajectories in "
             f"{options.store}: none from --row {options.row} on"
         )
-    shown = [{"row": row, **_plain(asdict(store.read([row])[0]))} for row in rows]
-    return {"chosen": len(chosen), "trajectories": shown, **_damage(store)}
+    shown, damaged = [], list(store.damaged.values())
+    for row in rows:
+        try:
+            shown.append({"row": row, **_plain(asdict(store.read([row])[0]))})
+        except ValueError as error:
+            if str(error) not in damaged:
+                damaged.append(str(error))
+    result = {"chosen": len(chosen), "trajectories": shown}
+    return {**result, "damaged": damaged} if damaged else result
 
 
 def show_inspect(result: dict[str, Any]) -> None:
@@ -94,7 +101,7 @@ def show_inspect(result: dict[str, Any]) -> None:
 def drift(options: argparse.Namespace) -> dict[str, Any]:
     """How the store differs from an older one."""
     old, new = ReplayStore(options.against), ReplayStore(options.store)
-    return {**drifting.drift(old, new), "damaged": [*old.damaged.values(), *new.damaged.values()]}
+    return drifting.drift(old, new)
 
 
 def show_drift(result: dict[str, Any]) -> None:

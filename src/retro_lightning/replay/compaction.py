@@ -28,6 +28,7 @@ from retro_lightning.replay.shard import (
     read_record,
     sync,
 )
+from retro_lightning.replay.shelf import Shelf
 from retro_lightning.replay.upgrade import upgraded
 from retro_lightning.trajectory import SCHEMA_VERSION
 
@@ -49,6 +50,8 @@ class Compaction:
         replaced: Shards that are no longer read, but still there.
         replaced_bytes: What they take on disk.
         purged: Shards that were deleted.
+        damaged: A sentence for each shard that was not merged, nor its neighbours, because its
+            content does not match its checksum.
     """
 
     before: int
@@ -56,6 +59,7 @@ class Compaction:
     replaced: int
     replaced_bytes: int
     purged: int
+    damaged: tuple[str, ...] = ()
 
 
 def compact(folder: Path, *, purge: bool) -> Compaction:
@@ -66,12 +70,11 @@ def compact(folder: Path, *, purge: bool) -> Compaction:
         purge: Delete what has been replaced, now or earlier.
 
     Raises:
-        ValueError: If another compaction or an import is at work, or a shard is damaged.
+        ValueError: If another compaction or an import is at work.
     """
     with locked(folder, "compaction"):
         before = generation(_records(folder))
-        for group in _groups(before):
-            _merge(folder, group)
+        damaged = [sentence for group in _groups(before) for sentence in _merge(folder, group)]
         records = _records(folder)
         after = generation(records)
         old = [record for record in records if record not in after]
@@ -89,6 +92,7 @@ def compact(folder: Path, *, purge: bool) -> Compaction:
             replaced=len(left),
             replaced_bytes=sum(record.size for record in left),
             purged=len(old) - len(left),
+            damaged=tuple(damaged),
         )
 
 
@@ -144,13 +148,16 @@ def _groups(records: list[ShardRecord]) -> Iterator[list[ShardRecord]]:
             yield [record]
 
 
-def _merge(folder: Path, group: list[ShardRecord]) -> None:
-    batches = []
+def _merge(folder: Path, group: list[ShardRecord]) -> list[str]:
+    """Publish a group as one shard, unless one of it is damaged: what is wrong with which."""
+    shelf, batches, damaged = Shelf(folder), [], []
     for record in group:
-        file = folder / f"{record.name}{DATA}"
         try:
-            batches.append(upgraded(pa.ipc.open_file(pa.memory_map(str(file))).get_batch(0)))
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"shard {file} is damaged ({error}): see `replay verify`") from None
-    whole = pa.Table.from_batches(batches, SCHEMA).combine_chunks().to_batches()
-    publish(folder, group[0].number, whole, group)
+            shelf.verify(record)  # a new checksum must never make a damaged row look sound
+            batches.append(upgraded(shelf.mapped(record)))
+        except ValueError as error:
+            damaged.append(str(error))
+    if not damaged:
+        whole = pa.Table.from_batches(batches, SCHEMA).combine_chunks().to_batches()
+        publish(folder, group[0].number, whole, group)
+    return damaged

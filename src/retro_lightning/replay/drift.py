@@ -30,10 +30,12 @@ def drift(old: ReplayStore, new: ReplayStore) -> dict[str, Any]:
         families by total variation. ``actions``: tools and short actions by total variation, and
         those that changed most. ``returns``: per family, success and mean return of each with the
         standard error of the difference, and the Kolmogorov-Smirnov distance of all returns.
-        ``drifted`` names what differs by more than twice what chance would give.
+        ``drifted`` names what differs by more than twice what chance would give, ``damaged``
+        shards that were left out, of ``actions`` alone where only their steps are damaged.
     """
+    damaged = [*old.damaged.values(), *new.damaged.values()]
     families = _shares(_names(old.index), _names(new.index))
-    actions = _shares(_heads(old), _heads(new))
+    actions = _shares(_heads(old, damaged), _heads(new, damaged))
     returns = _returns(old.index, new.index)
     known = set(old.index.task_ids)
     shared = [name in known for name in new.index.task_ids]
@@ -53,6 +55,7 @@ def drift(old: ReplayStore, new: ReplayStore) -> dict[str, Any]:
         "actions": actions,
         "returns": returns,
         "drifted": [name for name, flag in flags.items() if flag],
+        "damaged": damaged,
     }
 
 
@@ -61,9 +64,9 @@ def _names(index: StoreIndex) -> Counter[str]:
     return Counter(dict(zip(index.families, counts.tolist(), strict=True)))
 
 
-def _heads(store: ReplayStore) -> Counter[str]:
+def _heads(store: ReplayStore, damaged: list[str]) -> Counter[str]:
     heads: Counter[str] = Counter()
-    for _, batch in store.batches(list(store.damaged.values())):
+    for _, batch in store.batches(damaged):
         steps = batch.column("steps").flatten()
         for entry in steps.field("action").value_counts().to_pylist():
             heads[_kind(entry["values"])] += entry["counts"]

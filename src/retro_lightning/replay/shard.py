@@ -13,17 +13,20 @@ import json
 import os
 import re
 import uuid
+import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from retro_lightning.replay.schema import SCHEMA
+from retro_lightning.replay.schema import INDEX_FIELDS, SCHEMA
 from retro_lightning.trajectory import SCHEMA_VERSION
 
 DATA, RECORD = ".arrow", ".json"
+CHECKED = ("trajectory_id", "content_hash", *(entry.name for entry in INDEX_FIELDS))
+"""Columns that are read without the rest of a shard, and have a checksum of their own."""
 _NAME = re.compile(r"\d{8}-[0-9a-f-]+")
 _COMPACTED = "-c"
 
@@ -44,6 +47,10 @@ class ShardRecord:
         schema: Version of the record layout.
         place: Name whose place in the order it has; None = its own.
         replaces: Shards whose rows it holds, and earlier compactions of them.
+        columns: CRC-32 of each column that is read without the rest (``checksums``); none in
+            records of before 2026-11-25.
+        frame: Where the file's rows begin and end, in bytes, and the CRC-32 of what is outside:
+            what Arrow must find intact before it can be let near the rows.
     """
 
     name: str
@@ -53,6 +60,8 @@ class ShardRecord:
     schema: int
     place: str | None = None
     replaces: tuple[str, ...] = ()
+    columns: Mapping[str, int] = field(default_factory=dict)
+    frame: tuple[int, int, int] = (0, 0, 0)
 
     @property
     def order(self) -> str:
@@ -104,15 +113,39 @@ def _parsed(folder: Path, name: str) -> ShardRecord:
     path = folder / f"{name}{RECORD}"
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        replaces = tuple(values.pop("replaces", ()))
-        record = ShardRecord(name=name, replaces=replaces, **values)
-        if not all(isinstance(n, int) for n in (record.rows, record.size, record.schema)):
-            raise TypeError("rows, size and schema must be whole numbers")
+        for key in ("replaces", "frame"):
+            if key in values:
+                values[key] = tuple(values[key])
+        record = ShardRecord(name=name, **values)
+        numbers = (record.rows, record.size, record.schema, *dict(record.columns).values())
+        if not all(isinstance(n, int) for n in (*numbers, *record.frame)):
+            raise TypeError("rows, size, schema, columns and frame must be whole numbers")
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"checksum record {path} is damaged: {error}; {remedy(folder)}") from None
     if record.schema > SCHEMA_VERSION:
         raise NewerLayoutError(f"shard {path} was written by a newer release: upgrade this one")
     return record
+
+
+def checksums(batch: pa.RecordBatch, names: Iterable[str]) -> dict[str, int]:
+    """CRC-32 of columns as they lie in a shard's file."""
+    found = {}
+    for name in names:
+        if name not in batch.schema.names:  # an older layout
+            continue
+        found[name] = 0
+        for buffer in batch.column(name).buffers():
+            if buffer is not None:
+                found[name] = zlib.crc32(buffer, found[name])
+    return found
+
+
+def _rows_at(data: pa.Buffer, batch: pa.RecordBatch) -> tuple[int, int]:
+    """Where a batch's rows begin and end in the file that it was read from, in bytes."""
+    buffers = [b for column in batch.columns for b in column.buffers() if b is not None and b.size]
+    start = min(buffer.address for buffer in buffers)
+    end = max(buffer.address + buffer.size for buffer in buffers)
+    return start - data.address, end - data.address
 
 
 def generation(records: Iterable[ShardRecord]) -> list[ShardRecord]:
@@ -196,6 +229,10 @@ def publish(
     digest = hashlib.sha256(data).hexdigest()
     record: dict[str, Any] = {"rows": rows, "size": data.size, "sha256": digest}
     record["schema"] = SCHEMA_VERSION
+    written = pa.ipc.open_file(data).get_batch(0)
+    record["columns"] = checksums(written, CHECKED)
+    start, end = _rows_at(data, written)
+    record["frame"] = (start, end, zlib.crc32(data[end:], zlib.crc32(data[:start])))
     name = f"{number:08d}-{content.hexdigest()[:8]}-{uuid.uuid4().hex[:8]}"
     if replaced:
         name += _COMPACTED

@@ -38,7 +38,7 @@ from retro_lightning.replay.shard import (
     sync,
 )
 from retro_lightning.replay.shelf import Shelf
-from retro_lightning.replay.upgrade import columns, upgraded
+from retro_lightning.replay.upgrade import upgraded
 from retro_lightning.trajectory import Trajectory
 
 _SET_ASIDE, _QUARANTINE = "set_aside", "quarantine"
@@ -118,6 +118,7 @@ class ReplayStore:
                 raise
             except ValueError as error:
                 damaged[name] = str(error)
+        self._leave_out_damaged(found, damaged)
         replaced = {name for record in found.values() for name in record.replaces}
         self._known = found
         self._read(generation(found.values()))
@@ -129,6 +130,20 @@ class ReplayStore:
         )
         for name in self.damaged.keys() - previous.keys():
             warnings.warn(f"left out: {self.damaged[name]}", stacklevel=2)
+
+    def _leave_out_damaged(self, found: dict[str, ShardRecord], damaged: dict[str, str]) -> None:
+        """Leave out what is read and is not as published; what it replaced may come back."""
+        while True:
+            before = len(found)
+            for record in generation(found.values()):
+                try:
+                    self._shelf.check_columns(record)
+                except ValueError as error:
+                    del found[record.name]
+                    if (self.path / f"{record.name}{RECORD}").exists():  # else it has been moved
+                        damaged[record.name] = str(error)
+            if len(found) == before:
+                return
 
     def _read(self, records: list[ShardRecord]) -> None:
         self._records = records
@@ -239,9 +254,13 @@ class ReplayStore:
         return TrainingArrays.gather(len(rows), parts)
 
     def columns(self, names: Sequence[str]) -> pa.Table:
-        """Top-level columns of all trajectories, in the order of the index."""
+        """Top-level columns of all trajectories, in the order of the index.
+
+        Raises:
+            ValueError: If a shard is damaged.
+        """
         schema = pa.schema([SCHEMA.field(name) for name in names])
-        parts = [columns(self._shelf.shard(record).batch, names) for record in self._records]
+        parts = [self._shelf.columns(record, names) for record in self._records]
         return pa.Table.from_batches(parts, schema=schema)
 
     def batches(self, damaged: list[str]) -> Iterator[tuple[int, pa.RecordBatch]]:

@@ -129,6 +129,53 @@ def test_keeping_a_store(tmp_path: Path, capsys) -> None:
     assert run("verify --store B")["damaged"] == []
 
 
+def test_every_command_names_a_damaged_shard_and_serves_the_rest(tmp_path: Path, capsys) -> None:
+    rng = np.random.default_rng(3)
+    made = [random_trajectory(rng, number) for number in range(40)]
+    made = [one for one in made if one.steps][:6]
+    store = ReplayStore(tmp_path / "a", create=True)
+    for pair in (made[:2], made[2:4], made[4:]):
+        store.append(pair)
+    store.refresh()
+    paths = {"A": store.path, "B": tmp_path / "b", "F": LOGS / "chat.jsonl"}
+    file = store.files[1]
+    whole = file.read_bytes()
+
+    def flipped(value: bytes, *, last: bool) -> None:
+        place = whole.rindex(value) if last else whole.index(value)
+        data = bytearray(whole)
+        data[place + len(value) - 2] ^= 4
+        file.write_bytes(data)
+
+    def run(line: str, code: int = 1) -> dict:
+        return result(capsys, words(f"replay {line} --json", **paths), code)
+
+    # In the steps alone: it is found by what reads them.
+    flipped(np.float64(made[2].steps[0].reward).tobytes(), last=True)
+    (sentence,) = run("verify --store A")["damaged"]
+    assert file.name in sentence
+    seen = run("inspect --store A --count 9")
+    assert [one["row"] for one in seen["trajectories"]] == [0, 1, 4, 5]
+    assert seen["damaged"] == [sentence]
+    drifted = run("drift --store A --against A")
+    assert sentence in drifted["damaged"]
+    compacted = run("compact --store A --purge")
+    assert (compacted["after"], compacted["damaged"]) == (3, [sentence])
+    # In a column of the index, or in an identity: nothing serves it.
+    imported = 0
+    for value in (np.float64(made[2].total_return).tobytes(), made[2].trajectory_id.encode()):
+        flipped(value, last=False)
+        numbers = run("stats --store A")
+        assert (numbers["trajectories"], numbers["damaged"]) == (4 + imported, [sentence])
+        if not imported:
+            mean = np.mean([one.total_return for one in (*made[:2], *made[4:])])
+            assert numbers["mean_return"] == pytest.approx(mean)
+        taken = run("import --format chat --store A F")
+        imported = 3
+        assert taken["damaged"] == [sentence]
+        assert run("verify --store A")["damaged"] == [sentence]
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
 def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys, monkeypatch, number: int) -> None:
     args = words(

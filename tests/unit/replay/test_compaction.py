@@ -121,6 +121,26 @@ def test_a_damaged_compaction_is_replaced_by_what_it_was_made_of(tmp_path: Path)
     assert all_of(ReplayStore(tmp_path)) == made
 
 
+def test_a_damaged_shard_gets_no_new_checksum(tmp_path: Path) -> None:
+    store, made = filled(tmp_path, *[1] * 63)
+    row = next(n for n, one in enumerate(made) if n > 3 and one.steps)
+    file = tmp_path / f"{store.snapshot()[row]}.arrow"
+    data = bytearray(file.read_bytes())
+    place = data.rindex(np.float64(made[row].steps[0].reward).tobytes())
+    data[place + 6] ^= 4  # in the steps, which opening a store does not look at
+    file.write_bytes(data)
+    store.append([made[0]])  # the 64th shard: small ones are merged
+    for _ in range(2):
+        (sentence,) = ReplayStore(tmp_path).verify()
+        assert file.name in sentence
+        with pytest.raises(ValueError, match="does not match its checksum"):
+            ReplayStore(tmp_path).read([row])
+        done = ReplayStore(tmp_path).compact(purge=True)
+        assert done.damaged == (sentence,)
+        assert done.after == done.before == 64
+    assert ReplayStore(tmp_path).read(range(row)) == made[:row]
+
+
 @pytest.mark.parametrize("dies_at", [1, 2])
 def test_a_kill_while_publishing_leaves_the_old_shards(tmp_path, monkeypatch, dies_at) -> None:
     store, made = filled(tmp_path, 2, 3)
