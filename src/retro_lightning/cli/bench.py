@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jsonargparse import Namespace
-from rich.console import Console
-from rich.table import Table
 
+from retro_lightning.cli.bench_table import show
 from retro_lightning.config import command
 from retro_lightning.credit import baselines as single
 from retro_lightning.credit import estimators as named
@@ -28,22 +27,12 @@ from retro_lightning.rollout.seeds import generator
 from retro_lightning.tracking.credit_map import credit_map
 from retro_lightning.tracking.mlflow import MLflowRun
 from retro_lightning.training import bench as room
+from retro_lightning.training import other_policies
 from retro_lightning.training.reference import Reference, reference_gradient
+from retro_lightning.training.stored_batch import StoredBatch, stored_batch
 
 if TYPE_CHECKING:
     from retro_lightning.config.command import Command, Parser
-
-_HEADINGS = (
-    ("estimator", "estimator", "{}"),
-    ("baseline", "baseline", "{}"),
-    ("variance", "variance", "{:.3g}"),
-    ("cut", "cut", "{:.2f}"),
-    ("cosine", "cosine", "{:+.3f}"),
-    ("bias_on_policy", "bias, own", "{:.3f}"),
-    ("bias_off_policy", "bias, others'", "{:.3f}"),
-    ("used", "used", "{:.0%}"),
-    ("milliseconds", "ms", "{:.1f}"),
-)
 
 _DIVERGENCE_OF = 8
 """Trajectories over which distributions over valid actions are compared."""
@@ -94,13 +83,15 @@ def bench(name: str, args: Sequence[str]) -> None:
         raise ValueError("at which policy? give --policy DIRECTORY")
     policy = Policy.load(config.policy).eval()
     store = ReplayStore(config.store)
-    batch = _batch(policy, store, config.trajectories, cli.datamodule.seed)
+    objectives = _objectives(cli)
+    anchor = _anchor(cli, policy, objectives.values())
+    batch = _batch(policy, store, config.trajectories, cli.datamodule.seed, anchor)
     shares = _shares(batch.trajectories)
     reference = _reference(cli, policy, shares, config.reference)
-    measured, pushes = room.measure(
+    measured = room.measure(
         batch,
         store.index,
-        room.compatible(_objectives(cli), _baselines()),
+        room.compatible(objectives, _baselines()),
         lambda rows: store.read(list(rows)),
         None if reference is None else reference.gradient,
     )
@@ -110,15 +101,16 @@ def bench(name: str, args: Sequence[str]) -> None:
         "reference": None if reference is None else _plain(reference),
         "distribution": policy.distribution.kind,
         "divergence": mean_divergences(policy, batch.trajectories[:_DIVERGENCE_OF]),
-        "rows": [_row(measured_) for measured_ in measured],
+        "rows": [_row(pair) for pair in measured.pairs],
+        "notes": measured.notes,
     }
     path = Path(config.figure) if config.figure else cli.run_dir / "credit_map.png"
-    _draw(batch, pushes, path)
+    _draw(batch, measured.pushes, path)
     _log(cli, result, path)
     if config.json:
         print(json.dumps({**result, "figure": str(path)}, indent=1))
     else:
-        _show(result, path)
+        show(result, path)
 
 
 def _row(measured: room.Measured) -> dict[str, Any]:
@@ -136,7 +128,22 @@ def _plain(reference: Reference) -> dict[str, float]:
     return {key: value for key, value in values.items() if key != "gradient"}
 
 
-def _batch(policy: Policy, store: ReplayStore, count: int, seed: int) -> room.StoredBatch:
+def _anchor(
+    cli: Command, policy: Policy, objectives: Iterable[Objective]
+) -> other_policies.Reference | None:
+    """What a KL is taken to, where an objective takes one and the configuration has one."""
+    anchor = other_policies.Reference(cli.model.reference_policy)
+    wanted = any(objective.needs_reference for objective in objectives)
+    return anchor if wanted and anchor.exists(policy) else None
+
+
+def _batch(
+    policy: Policy,
+    store: ReplayStore,
+    count: int,
+    seed: int,
+    anchor: other_policies.Reference | None,
+) -> StoredBatch:
     """Trajectories drawn at random from what may be learnt from."""
     index = store.index
     usable = np.flatnonzero(index.is_train & ~index.faulted & (index.length > 0))
@@ -153,7 +160,7 @@ def _batch(policy: Policy, store: ReplayStore, count: int, seed: int) -> room.St
         t.tokenizer == fingerprint and t.policy_version == version and t.source == "rollout"
         for t in trajectories
     ]
-    return room.stored_batch(policy, trajectories, rows, fresh)
+    return stored_batch(policy, trajectories, rows, fresh, anchor)
 
 
 def _shares(trajectories: Sequence[Any]) -> dict[str, float]:
@@ -222,7 +229,7 @@ def _baselines() -> list[Baseline]:
     ]
 
 
-def _draw(batch: room.StoredBatch, pushes: dict[str, list[float]], path: Path) -> None:
+def _draw(batch: StoredBatch, pushes: dict[str, list[float]], path: Path) -> None:
     longest = int(batch.inputs.steps_BS.sum(dim=1).argmax())
     trajectory = batch.trajectories[longest]
     length = int(batch.inputs.steps_BS[longest].sum())
@@ -254,33 +261,3 @@ def _log(cli: Command, result: dict[str, Any], figure: Path) -> None:
     logger.log_file(figure, "figures")
     logger.log_rows(result["rows"], "bench.json")
     logger.finalize("success")
-
-
-def _show(result: dict[str, Any], figure: Path) -> None:
-    caption = (
-        f"{result['trajectories']} stored trajectories. variance: of a trajectory's gradient, on "
-        "the estimator's own scale; cut: through the baseline. "
-    )
-    fresh = result["reference"]
-    if fresh is not None:
-        caption += (
-            f"cosine: to the on-policy gradient of {fresh['episodes']} fresh episodes, whose "
-            f"halves have {fresh['halves_cosine']:.3f} between them; an eighth of them has "
-            f"{fresh['cosine_with_head']:.3f} to the others with the value head as baseline and "
-            f"{fresh['cosine_without']:.3f} without one. There the value head cuts the "
-            f"variance by {fresh['cut']:.2f}, the best constant by {fresh['constant_cut']:.2f}; "
-            f"the limit for equally long scores, 1/((1-p)(1-EV)), is {fresh['limit']:.2f} "
-            f"(p {fresh['step_return']:.2f}, EV {fresh['explained_variance']:.2f}, of steps). "
-        )
-    apart = ", ".join(f"{kind} {nats:.3f}" for kind, nats in result["divergence"].items())
-    caption += (
-        f"bias: on a tiny process, sine of the angle. KL of {result['distribution']} to other "
-        f"distributions over valid actions, nats a step: {apart}. Credit map: {figure}"
-    )
-    table = Table(caption=caption)
-    for key, heading, _ in _HEADINGS:
-        table.add_column(heading, justify="left" if key in ("estimator", "baseline") else "right")
-    for row in result["rows"]:
-        told = ("-" if row[key] is None else form.format(row[key]) for key, _, form in _HEADINGS)
-        table.add_row(*told)
-    Console().print(table)

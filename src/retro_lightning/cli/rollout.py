@@ -159,4 +159,8 @@ def _report(trajectories: Sequence[Trajectory], caption: str) -> None:
             f"{count.mean_return:.2f}",
             str(count.faults),
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    faults = [trajectory.fault for trajectory in trajectories if trajectory.fault is not None]
+    if faults:
+        console.print(f"first fault: {faults[0]}", markup=False, highlight=False)

@@ -140,6 +140,10 @@ def batch(
         proximal_logprobs_BS=logprobs_BS.detach(),
         decisions_BS=torch.ones(count, 2, dtype=torch.float64),
         score_norms_BS=_score_norms(logits.detach(), paths),
+        token_row_D=torch.arange(count).repeat_interleave(2),  # an action is one token
+        token_step_D=torch.arange(2).repeat(count),
+        token_logprobs_D=logprobs_BS.flatten(),
+        token_proximal_logprobs_D=logprobs_BS.detach().flatten(),
     )
 
 

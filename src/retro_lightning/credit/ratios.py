@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from retro_lightning.credit.terms import CreditInputs
+from retro_lightning.trajectory import Task
 
 UnknownBehaviour = Literal["refuse", "leave_out", "as_present"]
+
+
+class UnknownRatio(ValueError):
+    """A ratio to the behaviour is needed and unknown.
+
+    Args:
+        owner: Who needs it.
+        row: Which trajectory of the batch has none.
+        step: At which of its steps.
+        task: Its task, where that is known.
+    """
+
+    def __init__(self, owner: str, row: int, step: int, task: Task | None = None) -> None:
+        named = "" if task is None else f" (task {task.task_id})"
+        super().__init__(
+            f"{owner} needs a ratio to the behaviour, whose probability is unknown (or not "
+            f"positive for every valid action) at step {step} of trajectory {row} of the batch"
+            f"{named}: set unknown_behaviour to leave_out or as_present, or draw from other "
+            "trajectories"
+        )
+        self.owner, self.row, self.step = owner, row, step
+
+    def among(self, tasks: Sequence[Task]) -> UnknownRatio:
+        """The same with the task by name, of those of all trajectories of the batch."""
+        return UnknownRatio(self.owner, self.row, self.step, tasks[self.row])
 
 
 def known_behaviour(inputs: CreditInputs) -> Tensor:
@@ -42,7 +69,7 @@ def learnt_steps(inputs: CreditInputs, unknown: UnknownBehaviour, owner: str) ->
         owner: Who needs the ratio, for the message.
 
     Raises:
-        ValueError: If a ratio is unknown and ``unknown`` is refuse.
+        UnknownRatio: If a ratio is unknown and ``unknown`` is refuse.
     """
     steps_BS = inputs.steps_BS
     unknown_BS = steps_BS & ~known_behaviour(inputs)
@@ -52,9 +79,5 @@ def learnt_steps(inputs: CreditInputs, unknown: UnknownBehaviour, owner: str) ->
         return steps_BS & ~unknown_BS.any(dim=1, keepdim=True)
     if bool(unknown_BS.any()):
         b, s = unknown_BS.nonzero()[0].tolist()
-        raise ValueError(
-            f"{owner} needs a ratio to the behaviour, whose probability is unknown (or not "
-            f"positive for every valid action) at step {s} of trajectory {b} of the batch: set "
-            "unknown_behaviour to leave_out or as_present, or draw from other trajectories"
-        )
+        raise UnknownRatio(owner, b, s)
     return steps_BS

@@ -34,6 +34,7 @@ def divergences(
         policy.tokenizer,
         value_head=policy.value_head,
         soft_prompt=policy.soft_prompt,
+        history_window=policy.transcript.history_window,
         distribution=other,
     )
     found = []

@@ -17,7 +17,8 @@ from retro_lightning.policy.policy import Policy
 from retro_lightning.trajectory import Trajectory
 
 TOLERANCE = 1e-4
-"""Largest difference of log-probabilities allowed in float32."""
+"""Largest difference of log-probabilities allowed in float32, and of probabilities where a whole
+distribution was recorded."""
 LOW_PRECISION_TOLERANCE = 0.1
 """The same in bfloat16 and other low precisions.
 
@@ -35,7 +36,8 @@ _CHECKED_DISTRIBUTIONS = 4
 def check_agreement(policy: Policy, trajectories: Sequence[Trajectory]) -> float:
     """Compare recorded with recomputed log-probabilities, in evaluation mode.
 
-    Of four trajectories whose steps carry the whole distribution, all of it is compared.
+    Of four trajectories whose steps carry the whole distribution, the probabilities of all valid
+    actions are compared too.
 
     Args:
         policy: The policy that collected the trajectories, not updated since.
@@ -66,7 +68,10 @@ def check_agreement(policy: Policy, trajectories: Sequence[Trajectory]) -> float
     excess_BS = difference_BS - ROUNDING * current_BS.abs()
     if not float(excess_BS.max()) <= tolerance(policy):
         row, step = divmod(int(excess_BS.argmax()), excess_BS.shape[1])
-        raise _disagreement(checked[row], step, float(difference_BS[row, step]), tolerance(policy))
+        difference = float(difference_BS[row, step])
+        raise _disagreement(
+            "log-probabilities of its action", checked[row], step, difference, tolerance(policy)
+        )
     return max(float(difference_BS.max()), _check_distributions(policy, checked))
 
 
@@ -98,7 +103,7 @@ def tolerance(policy: Policy) -> float:
 
 
 def _check_distributions(policy: Policy, trajectories: Sequence[Trajectory]) -> float:
-    """Compare whole distributions over valid actions, where they were recorded."""
+    """Compare probabilities of all valid actions, where they were recorded."""
     told = [t for t in trajectories if all(step.log_probs is not None for step in t.steps)]
     worst = 0.0
     training = policy.training
@@ -109,15 +114,23 @@ def _check_distributions(policy: Policy, trajectories: Sequence[Trajectory]) -> 
             # Chances, for a difference of logarithms says nothing of what never happens.
             difference = float(np.abs(np.exp(np.array(step.log_probs)) - np.exp(now_A)).max())
             if not difference <= tolerance(policy):
-                raise _disagreement(trajectory, number, difference, tolerance(policy))
+                raise _disagreement(
+                    "probabilities of its valid actions",
+                    trajectory,
+                    number,
+                    difference,
+                    tolerance(policy),
+                )
             worst = max(worst, difference)
     policy.train(training)
     return worst
 
 
-def _disagreement(trajectory: Trajectory, step: int, found: float, allowed: float) -> ValueError:
+def _disagreement(
+    what: str, trajectory: Trajectory, step: int, found: float, allowed: float
+) -> ValueError:
     return ValueError(
-        f"rollout and training disagree on task {trajectory.task.task_id}, step {step}: the "
-        f"log-probabilities differ by {found:.2e}, more than {allowed:.0e}; check custom models "
-        "for dropout in evaluation mode, position ids and attention masks"
+        f"rollout and training disagree on task {trajectory.task.task_id}, step {step}: the {what} "
+        f"differ by {found:.2e}, more than {allowed:.0e}; check custom models for dropout in "
+        "evaluation mode, position ids and attention masks"
     )

@@ -2,13 +2,14 @@
 
 What an estimator makes of a batch is a coefficient on every action's log-probability; its gradient
 is their sum times the actions' scores, which are computed once for all estimators. The loss of the
-value head and the entropy bonus are not in it.
+value head, the entropy bonus and the cost of an exact KL are not in it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,16 +20,15 @@ from retro_lightning.credit import enumeration
 from retro_lightning.credit.baselines import Baseline, NoBaseline
 from retro_lightning.credit.compose import Estimator
 from retro_lightning.credit.objective import Objective, check_pair
+from retro_lightning.credit.ratios import UnknownRatio
 from retro_lightning.credit.statistics import Outcomes
 from retro_lightning.credit.terms import CreditInputs
-from retro_lightning.policy.batch import collate
-from retro_lightning.policy.encoded import Encoded
-from retro_lightning.policy.policy import Policy
-from retro_lightning.training.credit_inputs import credit_inputs
-from retro_lightning.training.other_policies import evaluate
+from retro_lightning.training.stored_batch import StoredBatch
 from retro_lightning.trajectory import Trajectory
 
 _REPEATS = 5
+_UNKNOWN = float("nan")
+_EXACT_KL = "the cost of its exact KL is in no figure, as the entropy bonus is in none"
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,18 @@ class Pair:
         objective = self.objective
         return not isinstance(objective, Estimator) or objective.weighting.reads_advantages
 
+    @property
+    def leaves_out_kl(self) -> bool:
+        """Whether it has a cost that is no coefficient on the actions' log-probabilities."""
+        objective = self.objective
+        return isinstance(objective, Estimator) and (
+            objective.needs_reference and objective.kl_form == "exact"
+        )
+
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of a pair.
+    """What was measured of a pair; nan = it could not be.
 
     Attributes:
         estimator: Name of the estimator.
@@ -72,86 +80,29 @@ class Measured:
 
     estimator: str
     baseline: str
-    variance: float
-    cut: float
-    cosine: float
-    bias_on_policy: float
-    bias_off_policy: float
-    milliseconds: float
-    used: float
+    variance: float = _UNKNOWN
+    cut: float = _UNKNOWN
+    cosine: float = _UNKNOWN
+    bias_on_policy: float = _UNKNOWN
+    bias_off_policy: float = _UNKNOWN
+    milliseconds: float = _UNKNOWN
+    used: float = _UNKNOWN
 
 
 @dataclass(frozen=True)
-class StoredBatch:
-    """Trajectories of a store and what the policy says of them.
+class Measurements:
+    """What was measured on a stored batch.
 
     Attributes:
-        inputs: For the objectives; log-probabilities and values are leaves with gradient.
-        scores: Of each trajectory, the gradients of its actions' log-probabilities [S, P].
-        encoded: The trajectories as arrays.
-        trajectories: The same as records.
-        rows: Their rows in the store's columns.
+        pairs: One of each pair.
+        pushes: Of each pair that could be asked, by name, the pushes on the steps of the batch's
+            longest trajectory.
+        notes: What could not be measured of a pair, and why, once each.
     """
 
-    inputs: CreditInputs
-    scores: Sequence[Tensor]
-    encoded: Sequence[Encoded]
-    trajectories: Sequence[Trajectory]
-    rows: Tensor
-
-
-def stored_batch(
-    policy: Policy, trajectories: Sequence[Trajectory], rows: Sequence[int], fresh: Sequence[bool]
-) -> StoredBatch:
-    """Evaluate trajectories and take the score of every action.
-
-    Args:
-        policy: The policy, in evaluation mode.
-        trajectories: The batch.
-        rows: Their rows in the store.
-        fresh: Which of them are the present policy's own.
-    """
-    encoded = policy.transcript.encode_many(trajectories)
-    batch = collate(encoded, trajectories, rows)
-    said = evaluate(policy, [batch])
-    fresh_N = np.zeros(max(rows) + 1, dtype=np.bool_)
-    fresh_N[list(rows)] = fresh
-    joined = credit_inputs([batch], said, NoBaseline(), fresh_N, proximal=said, scores=True)
-    inputs = replace(
-        joined,
-        logprobs_BS=joined.logprobs_BS.clone().requires_grad_(),
-        values_BS=joined.values_BS.clone().requires_grad_(),
-        learner_values_BS=None,
-        learner_final_values_B=None,
-        entropies_BS=joined.entropies_BS.clone(),
-    )
-    scores = [
-        _scores(policy, one, trajectory)
-        for one, trajectory in zip(encoded, trajectories, strict=True)
-    ]
-    return StoredBatch(inputs, scores, encoded, trajectories, batch.rows_B)
-
-
-def _scores(policy: Policy, encoded: Encoded, trajectory: Trajectory) -> Tensor:
-    """Gradient of each action's log-probability by all trainable parameters, [S, P]."""
-    parameters = trainable(policy)
-    logprobs_S = policy.evaluate(collate([encoded], [trajectory])).logprobs_BS[0]
-    rows = []
-    for logprob in logprobs_S:
-        gradients = torch.autograd.grad(
-            logprob, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
-        )
-        rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
-    return torch.stack(rows)
-
-
-def trainable(policy: Policy) -> list[Tensor]:
-    """The parameters that a policy gradient moves: all that train, but for the value head's."""
-    return [
-        parameter
-        for name, parameter in policy.named_parameters()
-        if parameter.requires_grad and not name.startswith("value_head")
-    ]
+    pairs: list[Measured]
+    pushes: dict[str, list[float]]
+    notes: list[str]
 
 
 def coefficients(batch: StoredBatch, pair: Pair) -> Tensor:
@@ -159,14 +110,41 @@ def coefficients(batch: StoredBatch, pair: Pair) -> Tensor:
 
     Multiplied by the number of trajectories, so that a batch's gradient is the mean of its
     trajectories' and not their sum.
+
+    Raises:
+        ValueError: If the batch lacks what the objective needs; says what, and the remedy.
     """
+    inputs, objective = batch.inputs, pair.objective
+    if objective.needs_reference and inputs.reference_logprobs_BS is None:
+        raise ValueError(
+            "its KL is to a reference policy, and there is none: set model.reference_policy to a "
+            "policy directory, or give a policy with adapters"
+        )
     inputs = replace(
-        batch.inputs,
-        baseline_BS=pair.baseline(batch.rows, batch.inputs.values_BS.detach()),
+        inputs,
+        baseline_BS=pair.baseline(batch.rows, inputs.values_BS.detach()),
+        token_logprobs_D=_token_logprobs(inputs),
     )
-    loss = pair.objective(inputs, normaliser=pair.objective.count(inputs)).loss
+    try:
+        loss = objective(inputs, normaliser=objective.count(inputs)).loss
+    except UnknownRatio as error:
+        raise error.among([trajectory.task for trajectory in batch.trajectories]) from None
     (gradient_BS,) = torch.autograd.grad(loss, inputs.logprobs_BS)
     return -gradient_BS * len(inputs.steps_BS)
+
+
+def _token_logprobs(inputs: CreditInputs) -> Tensor:
+    """Log-probabilities of the token choices [D], as functions of those of their actions.
+
+    An action's log-probability is the sum of its tokens'; what it changes by is shared out evenly
+    among them. That gives the push on the action because its tokens are all pushed alike: the
+    policy is at the epoch's start, where every ratio is 1.
+    """
+    assert inputs.token_logprobs_D is not None
+    assert inputs.decisions_BS is not None
+    change_BS = inputs.logprobs_BS - inputs.logprobs_BS.detach()
+    share_BS = change_BS / inputs.decisions_BS.clamp(min=1)
+    return inputs.token_logprobs_D + share_BS[inputs.token_row_D, inputs.token_step_D]
 
 
 def measure(
@@ -175,8 +153,8 @@ def measure(
     pairs: Sequence[Pair],
     read: Callable[[Sequence[int]], Sequence[Trajectory]],
     reference: Tensor | None,
-) -> tuple[list[Measured], dict[str, list[float]]]:
-    """Measure pairs on a stored batch.
+) -> Measurements:
+    """Measure pairs on a stored batch and on the tiny process; what can't be is told in a note.
 
     Args:
         batch: The batch.
@@ -184,50 +162,59 @@ def measure(
         pairs: What to measure.
         read: Reads trajectories of the store.
         reference: Gradient to compare with; None = there is none.
-
-    Returns:
-        The measurements, and of each pair the pushes on the steps of the batch's longest
-        trajectory.
     """
-    results, credit_map = [], {}
+    results, pushes = [], {}
+    notes: dict[str, None] = {}
     bare: dict[str, float] = {}
     longest = int(batch.inputs.steps_BS.sum(dim=1).argmax())
+    length = int(batch.inputs.steps_BS[longest].sum())
     for pair in pairs:
         pair.baseline.attach(read)
         pair.baseline.update(columns)
-        push_BS, milliseconds = _timed(batch, pair)
-        each = torch.stack(
-            [push[: len(score)] @ score for push, score in zip(push_BS, batch.scores, strict=True)]
-        ).double()
-        mean = each.mean(dim=0)
-        variance = (
-            (each.square().sum() - len(each) * mean.square().sum()) / (len(each) - 1)
-        ).item()
-        cosine = float("nan")
-        if reference is not None:
-            cosine = torch.cosine_similarity(mean, reference.double(), dim=0).item()
-        on, off = bias(pair)
-        steps = int(batch.inputs.steps_BS.sum())
         baseline = type(pair.baseline).__name__ if pair.reads_baseline else ""
-        if isinstance(pair.baseline, NoBaseline):
-            bare[pair.label] = variance
-        without = bare.get(pair.label, float("nan"))
-        results.append(
-            Measured(
-                estimator=pair.label,
-                baseline=baseline,
-                variance=variance,
-                cut=without / variance if variance > 0 else float("nan"),
-                cosine=cosine,
-                bias_on_policy=on,
-                bias_off_policy=off,
-                milliseconds=milliseconds,
-                used=int((push_BS != 0).sum()) / steps,
+        found = Measured(pair.label, baseline)
+        with _noted(notes, pair.label):
+            push_BS, milliseconds = _timed(batch, pair)
+            found = _on_batch(batch, push_BS, found, reference)
+            if isinstance(pair.baseline, NoBaseline):
+                bare[pair.label] = found.variance
+            cut = (
+                bare.get(pair.label, _UNKNOWN) / found.variance if found.variance > 0 else _UNKNOWN
             )
-        )
-        length = int(batch.inputs.steps_BS[longest].sum())
-        credit_map[f"{pair.label} {baseline}".strip()] = push_BS[longest, :length].tolist()
-    return results, credit_map
+            found = replace(found, cut=cut, milliseconds=milliseconds)
+            pushes[f"{pair.label} {baseline}".strip()] = push_BS[longest, :length].tolist()
+            if pair.leaves_out_kl:
+                notes[f"{pair.label}: {_EXACT_KL}"] = None
+        with _noted(notes, pair.label):
+            on, off = bias(pair)
+            found = replace(found, bias_on_policy=on, bias_off_policy=off)
+        results.append(found)
+    return Measurements(results, pushes, list(notes))
+
+
+@contextmanager
+def _noted(notes: dict[str, None], label: str) -> Iterator[None]:
+    """Make a note, once, of what could not be measured."""
+    try:
+        yield
+    except ValueError as error:
+        notes[f"{label}: {error}"] = None
+
+
+def _on_batch(
+    batch: StoredBatch, push_BS: Tensor, pair: Measured, reference: Tensor | None
+) -> Measured:
+    """What pushes on the batch's actions make of its gradient."""
+    each = torch.stack(
+        [push[: len(score)] @ score for push, score in zip(push_BS, batch.scores, strict=True)]
+    ).double()
+    mean = each.mean(dim=0)
+    variance = (each.square().sum() - len(each) * mean.square().sum()) / (len(each) - 1)
+    cosine = _UNKNOWN
+    if reference is not None:
+        cosine = torch.cosine_similarity(mean, reference.double(), dim=0).item()
+    used = int((push_BS != 0).sum()) / int(batch.inputs.steps_BS.sum())
+    return replace(pair, variance=variance.item(), cosine=cosine, used=used)
 
 
 def _timed(batch: StoredBatch, pair: Pair) -> tuple[Tensor, float]:
@@ -241,7 +228,13 @@ def _timed(batch: StoredBatch, pair: Pair) -> tuple[Tensor, float]:
 
 
 def bias(pair: Pair) -> tuple[float, float]:
-    """Sine of the angle to the true gradient of the tiny process, on and off policy."""
+    """Sine of the angle to the true gradient of the tiny process, on and off policy.
+
+    Raises:
+        ValueError: If the objective takes a KL, for which the process has no reference policy.
+    """
+    if pair.objective.needs_reference:
+        raise ValueError("it has no bias here, for the tiny process has no reference policy")
     exact = enumeration.true_gradient().flatten()
     angles = []
     for behaviour in (enumeration.POLICY, enumeration.BEHAVIOUR):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from retro_lightning.credit.baselines import Baseline
 from retro_lightning.credit.estimators import CreditInputs, Objective
+from retro_lightning.credit.ratios import UnknownRatio
 from retro_lightning.credit.scales import ReturnScale, advantage_moments, advantage_std
 from retro_lightning.policy.batch import Batch
 from retro_lightning.policy.policy import Policy
@@ -79,11 +80,14 @@ class CreditStep:
             scores=objective.needs_scores,
             **others,
         )
-        terms = objective(
-            inputs,
-            normaliser=self._accumulation.normaliser(module, objective, inputs),
-            advantage_scale=_advantage_scale(module, objective, inputs),
-        )
+        try:
+            terms = objective(
+                inputs,
+                normaliser=self._accumulation.normaliser(module, objective, inputs),
+                advantage_scale=_advantage_scale(module, objective, inputs),
+            )
+        except UnknownRatio as error:
+            raise error.among([task for part in batch for task in part.tasks]) from None
         self._guard.begin(batch, terms, inputs)
         self._report(module, data, batch, evaluations, inputs, terms)
         if data.prioritisation.needs_td_errors:

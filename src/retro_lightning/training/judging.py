@@ -75,6 +75,7 @@ class Judgement:
             metrics = held_out_metrics(list(scored))
             module.log_dict({f"{stage}/{name}": value for name, value in metrics.items()})
             return None
+        module.fault_notice(module.trainer, stage, self.trajectories)
         counts = count_over_processes(module.trainer, self.trajectories)
         self.counts = counts
         for family, count in counts.families.items():

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from lightning.pytorch.utilities import rank_zero_warn
 
 from retro_lightning.policy.encoded import Encoded
 from retro_lightning.policy.transcript import Transcript
@@ -31,6 +32,7 @@ class ReplayMemory:
     ) -> None:
         self._history, self._own, self.transcript = history, own, transcript
         self._encoded: dict[int, tuple[Trajectory, Encoded]] = {}
+        self._told_of_cuts = False
         self._reindex()
 
     def _reindex(self) -> None:
@@ -120,12 +122,28 @@ class ReplayMemory:
         missing = sorted({row for row in rows if row not in self._encoded})
         trajectories = self._read(missing)
         encoded = self.transcript.encode_many(trajectories)
+        self._tell_of_cuts(trajectories, encoded)
         entries = dict(zip(missing, zip(trajectories, encoded, strict=True), strict=True))
         result = [entries[row] if row in entries else self._encoded[row] for row in rows]
         self._encoded.update(entries)
         for row in list(self._encoded)[: max(0, len(self._encoded) - _CACHED_TRAJECTORIES)]:
             del self._encoded[row]
         return result
+
+    def _tell_of_cuts(self, trajectories: Sequence[Trajectory], encoded: Sequence[Encoded]) -> None:
+        """Warn of the first batch that holds trajectories which the context cuts."""
+        read = list(zip(trajectories, encoded, strict=True))
+        cut = [(one, kept.steps) for one, kept in read if kept.steps < one.length]
+        if not cut or self._told_of_cuts:
+            return
+        self._told_of_cuts = True
+        first, kept = cut[0]
+        rank_zero_warn(
+            f"{len(cut)} of {len(read)} trajectories of a batch do not fit into "
+            f"{self.transcript.max_length} tokens and are learnt from up to the last step that "
+            f"does, such as task {first.task.task_id} ({kept} of {first.length} steps): raise "
+            "data.context, use a model with a longer context, or set model.history_window"
+        )
 
     def _read(self, rows: Sequence[int]) -> list[Trajectory]:
         first_own = len(self._history)

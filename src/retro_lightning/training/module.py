@@ -29,6 +29,7 @@ from retro_lightning.policy.written import Trained
 from retro_lightning.training.accumulation import check_accumulation
 from retro_lightning.training.agreement import check_precision
 from retro_lightning.training.credit_step import CreditStep
+from retro_lightning.training.fault_notice import FaultNotice
 from retro_lightning.training.held_out import stored_logprobs
 from retro_lightning.training.judging import Judgement
 from retro_lightning.training.optimizers import scheduled
@@ -104,6 +105,7 @@ class PolicyGradientModule(L.LightningModule):
         self.language_model = language_model
         self.phases = phases
         self.baseline, self.return_scale = baseline, return_scale
+        self.reference_policy = reference_policy
         self.value_head = value_head if value_head is not None else ValueHeadSettings()
         self.conditioning, self.distribution = conditioning, distribution
         self.text, self.trained, self.history_window = text, trained, history_window
@@ -113,7 +115,7 @@ class PolicyGradientModule(L.LightningModule):
         self.greedy_evaluation = greedy_evaluation
         self.initial_policy, self.seed = initial_policy, seed
         self.policy: Policy | None = None
-        self.judgement = Judgement()
+        self.judgement, self.fault_notice = Judgement(), FaultNotice()
         self._phase = 0
         self._step = CreditStep(baseline, return_scale, reference_policy)
 

@@ -79,6 +79,10 @@ class Reference:
         self._path = path
         self._policy: Policy | None = None
 
+    def exists(self, policy: Policy) -> bool:
+        """Whether there is one."""
+        return self._path is not None or policy.has_reference
+
     def evaluate(self, policy: Policy, parts: Sequence[Batch]) -> list[Evaluation]:
         """What the reference says, in evaluation mode and without gradients.
 

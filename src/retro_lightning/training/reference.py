@@ -18,9 +18,9 @@ from retro_lightning.credit.variance import (
 )
 from retro_lightning.policy.batch import Batch, collate, stack_steps
 from retro_lightning.policy.policy import Policy
-from retro_lightning.training.bench import trainable
 from retro_lightning.training.credit_inputs import score_norms_BS
 from retro_lightning.training.other_policies import evaluate
+from retro_lightning.training.stored_batch import trainable
 from retro_lightning.trajectory import Trajectory
 
 _CHUNK = 32

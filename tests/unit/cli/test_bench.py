@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
 import tiny
 from retro_lightning.cli import bench as room
@@ -69,6 +70,82 @@ def test_one_batch_through_every_estimator_and_baseline(capsys):
         assert math.isfinite(row["cosine"])
         assert row["milliseconds"] > 0
     assert Path(result["figure"]).read_bytes().startswith(b"\x89PNG")
+
+
+PRESETS = "retro_lightning.credit.presets"
+PHASES = f"""
+model:
+  phases:
+  - objective: {{class_path: {PRESETS}.REINFORCE, init_args: {{kl_coef: 0.1}}}}
+    until_step: 1
+  - objective: {{class_path: {PRESETS}.REINFORCE, init_args: {{kl_coef: 0.1, kl_form: reward}}}}
+    until_step: 2
+  - objective:
+      class_path: {PRESETS}.PPO
+      init_args: {{ratio_level: token, unknown_behaviour: leave_out}}
+    until_step: 3
+  - objective: {{class_path: {PRESETS}.PPO}}
+"""
+ON_BATCH = ("variance", "cut", "cosine", "used", "milliseconds")
+BIASES = ("bias_on_policy", "bias_off_policy")
+
+
+def measured(capsys, *args: str) -> tuple[dict[tuple[str, str], dict[str, float | None]], list]:
+    Path("phases.yaml").write_text(PHASES)
+    capsys.readouterr()
+    words = ("--policy", "policy", "--trajectories", "20", "--reference", "40", "--json")
+    assert bench("--config", "phases.yaml", *words, *args) == 0
+    result = json.loads(capsys.readouterr().out)
+    return {(row["estimator"], row["baseline"]): row for row in result["rows"]}, result["notes"]
+
+
+@pytest.mark.usefixtures("filled", "few")
+def test_what_a_configuration_asks_for_is_given_to_its_phases(capsys):
+    other = tiny.policy()
+    with torch.no_grad():
+        other.lm.lm_head.weight.mul_(0.5)
+    other.save("other")
+    rows, notes = measured(capsys, "--model.reference_policy", "other")
+    for baseline in ("NoBaseline", "ValueHeadBaseline"):
+        plain, action = rows["reinforce", baseline], rows["ppo", baseline]
+        exact, reward = rows["phase 0", baseline], rows["phase 1", baseline]
+        token = rows["phase 2", baseline]
+        # The cost of an exact KL has a gradient of its own, beside that of the actions' scores; the
+        # reward form changes what actions are credited with.
+        assert exact["variance"] == pytest.approx(plain["variance"])
+        assert reward["variance"] != pytest.approx(plain["variance"], rel=1e-3)
+        assert all(math.isfinite(reward[name]) for name in ON_BATCH)
+        # At the epoch's start all ratios are 1, of tokens and of actions.
+        for name in ("variance", "cosine", "used", *BIASES):
+            assert token[name] == pytest.approx(action[name], rel=1e-4)
+        assert all(exact[name] is None and reward[name] is None for name in BIASES)
+    assert any(note.startswith("phase 0: ") and "exact" in note for note in notes)
+    assert any(note.startswith("phase 1: ") and "no reference policy" in note for note in notes)
+    assert not any(note.startswith("phase 2: ") for note in notes)
+
+
+@pytest.mark.usefixtures("filled", "few")
+def test_what_cannot_be_measured_is_left_empty_and_said(capsys, monkeypatch):
+    # No reference policy; and of the expert's steps, whose probability nobody has stated, phase 3
+    # refuses to learn.
+    rows, notes = measured(capsys)
+    for phase in ("phase 0", "phase 1", "phase 3"):
+        assert all(rows[phase, "NoBaseline"][name] is None for name in ON_BATCH)
+    assert rows["phase 3", "NoBaseline"]["bias_on_policy"] == pytest.approx(
+        rows["ppo", "NoBaseline"]["bias_on_policy"]
+    )
+    assert rows["reinforce", "NoBaseline"]["variance"] > 0
+    assert any(n.startswith("phase 1: ") and "model.reference_policy" in n for n in notes)
+    [refusal] = [note for note in notes if note.startswith("phase 3: ")]
+    assert "(task corridor/" in refusal
+    assert "unknown_behaviour" in refusal
+    assert len(notes) == len(set(notes))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(room, "_baselines", lambda: [NoBaseline()])
+    words = ("--policy", "policy", "--trajectories", "20", "--reference", "0")
+    assert bench("--config", "phases.yaml", *words) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert all(" ".join(note.split()) in out for note in notes)
 
 
 @pytest.mark.usefixtures("filled")

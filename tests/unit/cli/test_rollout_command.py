@@ -61,6 +61,21 @@ def test_a_policy_fills_a_store():
     assert {t.source for t in stored()} == {"rollout"}
 
 
+def test_the_first_fault_is_told(capsys):
+    short = "--data.environments.corridor/short.fault_at"
+    assert rollout("--behaviour", EXPERT, "--episodes", "4", short, "0") == 0
+    faults = [t.fault for t in stored() if t.fault is not None]
+    assert len(faults) == 2
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"first fault: {faults[0]}" in out
+    assert faults[1] not in out
+
+
+def test_where_nothing_faults_no_fault_is_told(capsys):
+    assert rollout("--behaviour", EXPERT, "--episodes", "2") == 0
+    assert "first fault" not in capsys.readouterr().out
+
+
 def test_what_was_collected_before_ctrl_c_is_kept(monkeypatch):
     make = room.run_behaviour
 

@@ -10,6 +10,7 @@ import torch
 
 import tiny
 from retro_lightning.policy.actions import TrieConstrained
+from retro_lightning.policy.conditioning import LearnedTaskEmbedding
 from retro_lightning.policy.divergence import divergences, kl, mean_divergences
 from retro_lightning.policy.policy import Policy
 from retro_lightning.policy.scoring import SequenceScore
@@ -45,6 +46,31 @@ def test_the_default_is_no_softmax_over_sequences_and_the_divergence_says_by_how
     means = mean_divergences(policy, trajectories)
     assert means["sequence"] == pytest.approx(found.mean())
     assert set(means) == {"sequence", "token_mean", "word_mean", "pmi"}
+
+
+def test_the_same_distribution_over_a_window_of_turns_is_the_same() -> None:
+    # Seen through other eyes (here: those of a policy without a window) the states are others.
+    whole = tiny.policy()
+    trajectories = [tiny.trajectory(0, 3), tiny.trajectory(1, 4)]
+    near = Policy(whole.lm, whole.tokenizer, value_head=whole.value_head, history_window=1).eval()
+    assert divergences(near, TrieConstrained(), trajectories).tolist() == [0.0] * 7
+    far = [p for t in trajectories for p in whole.action_log_probs(t)]
+    seen = [p for t in trajectories for p in near.action_log_probs(t)]
+    assert max(kl(p, q) for p, q in zip(seen, far, strict=True)) > 0.01
+
+
+def test_a_soft_prompt_is_in_both_distributions() -> None:
+    bare = tiny.policy()
+    trajectories = [tiny.trajectory(0, 3), tiny.trajectory(1, 2)]
+    embeddings = bare.lm.get_input_embeddings().weight
+    prompt = LearnedTaskEmbedding(["tiny"]).build(embeddings, seed=0)
+    with torch.no_grad():
+        prompt.vectors.mul_(5.0)  # as large as to matter
+    told = Policy(bare.lm, bare.tokenizer, value_head=bare.value_head, soft_prompt=prompt).eval()
+    assert divergences(told, TrieConstrained(), trajectories).tolist() == [0.0] * 5
+    without = [p for t in trajectories for p in bare.action_log_probs(t)]
+    seen = [p for t in trajectories for p in told.action_log_probs(t)]
+    assert max(kl(p, q) for p, q in zip(seen, without, strict=True)) > 0.01
 
 
 def test_steps_of_free_text_are_left_out() -> None:

@@ -58,6 +58,7 @@ def test_a_changed_weight_is_named_with_task_and_step():
         acting.lm.model.layers[0].self_attn.q_proj.weight.mul_(1.5)
     with pytest.raises(ValueError, match=r"rollout and training disagree") as caught:
         check_agreement(acting, trajectories)
+    assert "the log-probabilities of its action differ" in str(caught.value)
     found = re.search(r"task (corridor:\w+), step (\d+)", str(caught.value))
     assert found is not None
     lengths = {t.task.task_id: t.length for t in trajectories}
@@ -106,8 +107,9 @@ def test_a_distribution_that_was_not_the_policys_is_named_with_task_and_step():
     others = [p if i == taken else p - 1.0 for i, p in enumerate(step.log_probs)]
     told = dataclasses.replace(step, log_probs=tuple(others))
     broken = dataclasses.replace(first, steps=(told, *first.steps[1:]))
-    with pytest.raises(ValueError, match=rf"task {first.task.task_id}, step 0"):
+    with pytest.raises(ValueError, match=rf"task {first.task.task_id}, step 0") as caught:
         check_agreement(acting, [broken])
+    assert "the probabilities of its valid actions differ" in str(caught.value)
 
 
 def test_what_is_allowed_grows_with_the_length_of_a_text():

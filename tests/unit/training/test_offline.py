@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from retro_lightning.cli.main import main
 from retro_lightning.credit.baselines import PerTask
 from retro_lightning.credit.cloning import AdvantageWeightedCloning, FilteredCloning
 from retro_lightning.credit.estimators import PolicyGradient
+from retro_lightning.credit.presets import PPO
 from retro_lightning.environments.base import make_tasks
 from retro_lightning.policy.policy import Policy
 from retro_lightning.replay.records import encode
@@ -181,6 +184,33 @@ def test_other_objectives_learn_from_logs_too(
     if isinstance(objective, PolicyGradient):
         # Nobody has stated a probability: all is imitated by advantage, and says so.
         assert _metrics(fit)["train/gradient_share/cloning"] == 1.0
+
+
+def test_a_refused_behaviour_is_told_with_its_task(whole: Fit, logs: Path, tmp_path: Path) -> None:
+    fit = Fit(tmp_path / "run", whole.run_dir.parent / "cache", **_settings(logs, PPO()))
+    with pytest.raises(ValueError, match=r"unknown .* at step 0 of trajectory 0") as refusal:
+        fit.run()
+    named = re.search(r"\(task (corridor:\w+)\): set unknown_behaviour", str(refusal.value))
+    assert named is not None
+    assert named[1] in {t.task.task_id for t in ReplayStore(logs).read(range(48))}
+
+
+def test_logs_longer_than_the_context_are_told_once(whole: Fit, logs: Path, tmp_path: Path) -> None:
+    settings = _settings(logs)
+    settings["data"] = {**settings["data"], "context": 60, "batches_per_epoch": 4}
+    fit = Fit(tmp_path / "run", whole.run_dir.parent / "cache", **settings)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit.run()
+    [told] = [str(w.message) for w in caught if "data.context" in str(w.message)]
+    found = re.match(r"(\d+) of (\d+) .* 60 tokens .* task (\S+) \((\d+) of (\d+) steps\)", told)
+    assert found is not None
+    cut, read, kept, length = (int(found[i]) for i in (1, 2, 4, 5))
+    assert 0 < cut <= read <= 8  # those of a batch of 8 that were not read before
+    assert 0 < kept < length
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*data.context.*")
+        Fit(tmp_path / "long", whole.run_dir.parent / "cache", **_settings(logs)).run()
 
 
 def test_logs_without_held_out_tasks_are_refused(logs: Path, tmp_path: Path) -> None:

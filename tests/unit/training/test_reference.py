@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
 import pytest
 import torch
 
 from retro_lightning.credit.baselines import NoBaseline
-from retro_lightning.credit.presets import REINFORCE
+from retro_lightning.credit.presets import PPO, REINFORCE
 from retro_lightning.environments.base import make_tasks
 from retro_lightning.policy.batch import collate
 from retro_lightning.rollout.collector import Job, collect
-from retro_lightning.training.bench import Pair, coefficients, stored_batch, trainable
+from retro_lightning.training.bench import Pair, coefficients
+from retro_lightning.training.credit_inputs import credit_inputs
 from retro_lightning.training.reference import reference_gradient
+from retro_lightning.training.stored_batch import stored_batch, trainable
 from retro_lightning.trajectory import Trajectory
 from tests.support import CorridorEnv
 from tests.tiny import policy
@@ -47,6 +50,25 @@ def test_pushes_times_scores_are_the_gradient_of_the_loss() -> None:
     loss = -(going_BS * logprobs_BS)[together.steps_BS].sum() / together.steps_BS.sum()
     torch.testing.assert_close(found, -flat(loss, trainable(acting)), rtol=1e-3, atol=1e-6)
     assert found.abs().max() > 1e-4
+
+
+def test_pushes_of_tokens_are_those_of_their_actions() -> None:
+    """The loss of token ratios, differentiated through the policy itself."""
+    acting, trajectories = policy(context=2048), episodes(5)
+    batch = stored_batch(acting, trajectories, list(range(5)), [True] * 5)
+    objective = PPO(ratio_level="token", value_coef=0.0, lam=1.0)
+    push_BS = coefficients(batch, Pair(objective, NoBaseline(), "ppo"))
+    each = [p[: len(s)] @ s for p, s in zip(push_BS, batch.scores, strict=True)]
+    together = collate(acting.transcript.encode_many(trajectories), trajectories)
+    said = acting.evaluate(together)
+    known = credit_inputs(
+        [together], [said], NoBaseline(), np.ones(5, dtype=np.bool_), proximal=[said], tokens=True
+    )
+    loss = objective(known, normaliser=objective.count(known)).loss
+    found = torch.stack(each).mean(dim=0)
+    torch.testing.assert_close(found, -flat(loss, trainable(acting)), rtol=1e-3, atol=1e-6)
+    assert found.abs().max() > 1e-4
+    assert len(together.chosen_D) > int(together.steps_BS.sum())  # actions of several choices
 
 
 def test_the_reference_equals_a_naive_sum_over_episodes() -> None:

@@ -114,6 +114,7 @@ class FreshRollouts(Callback):
             data.task_curriculum.load_state_dict(chosen_before)
             raise
         announce_trajectories(trainer, module, "rollout", trajectories)
+        module.fault_notice(trainer, "rollout", trajectories)
         return _metrics(module, trajectories)
 
     def _attempt(
