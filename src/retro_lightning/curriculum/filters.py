@@ -136,11 +136,12 @@ def rank_within(quality_N: Floats, group_N: Codes, learnable_N: Mask) -> Codes:
     Returns:
         Ranks [N]; N where not learnable.
     """
-    rows = np.flatnonzero(learnable_N)
-    order = rows[np.lexsort((-rows, -quality_N[rows], group_N[rows]))]
-    sizes = np.bincount(group_N[order])
+    rows = np.flatnonzero(learnable_N)[::-1]  # the newest first, and stay so among equals
+    rows = rows[np.argsort(_short(group_N[rows]), kind="stable")]
     rank_N = np.full(len(quality_N), len(quality_N), dtype=np.int64)
-    rank_N[order] = np.arange(len(order)) - (np.cumsum(sizes) - sizes)[group_N[order]]
+    for members in np.split(rows, np.cumsum(np.bincount(group_N[rows]))[:-1]):
+        best_first = np.argsort(-quality_N[members], kind="stable")
+        rank_N[members[best_first]] = np.arange(len(members))
     return rank_N
 
 
