@@ -34,7 +34,8 @@ import yaml
 
 from retro_lightning.replay.formats import draft, tables
 from retro_lightning.replay.formats.items import Attempt, BadRecordError, Item, Options, Reject
-from retro_lightning.replay.formats.source import RECORD_LIMIT, Source
+from retro_lightning.replay.formats.source import Source
+from retro_lightning.replay.formats.window import RECORD_LIMIT
 from retro_lightning.trajectory import Step, Trajectory
 
 Records = Iterator[tuple[int, dict[str, Any] | Reject]]
