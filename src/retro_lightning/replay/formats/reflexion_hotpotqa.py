@@ -67,7 +67,9 @@ class _Trial:
 def read(source: Source, options: Options) -> Iterator[Item]:
     """Attempts in the file's order; after each trial, its summary beside what was found."""
     trials: list[_Trial] = []
+    empty = True
     for entry in _entries(source):
+        empty = empty and isinstance(entry, _Trial)
         if isinstance(entry, Reject):
             yield entry
         elif isinstance(entry, _Trial):
@@ -81,6 +83,8 @@ def read(source: Source, options: Options) -> Iterator[Item]:
     if trials:
         yield from _closed(trials)
         yield from _missing(trials)
+    if empty:
+        yield Reject(0, "there is no attempt in it: is it a log of Reflexion's HotPotQA agent?")
 
 
 def _entries(source: Source) -> Iterator[_Trial | _Block | Reject]:

@@ -28,7 +28,10 @@ from retro_lightning.replay.formats.window import (
 
 _GZIP = b"\x1f\x8b"
 _REFUSED = (
-    (re.compile(rb"\x80[\x01-\x05]"), "a Python pickle, which is never loaded: write it as JSON"),
+    (
+        re.compile(rb"\x80[\x01-\x05]|\([ld]p\d+\n|[\]}]q.|ccopy_re", re.S),
+        "a Python pickle, which is never loaded: write it as JSON",
+    ),
     (re.compile(rb"PK\x03\x04"), "a zip archive (or a PyTorch file): unpack it first"),
     (re.compile(rb"\xff\xfe|\xfe\xff"), "UTF-16 text: convert it with `iconv -t UTF-8`"),
 )

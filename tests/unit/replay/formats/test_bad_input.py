@@ -217,12 +217,19 @@ class Exploding:
 
 @pytest.mark.parametrize("format_", sorted(READERS))
 def test_a_pickle_is_never_loaded(tmp_path: Path, format_: str) -> None:
-    for protocol in (2, 4):
+    for protocol in range(6):
         report, rejects = run(
             tmp_path, pickle.dumps([Exploding()], protocol), format_, f"trial_{protocol}.json"
         )
         assert "a Python pickle, which is never loaded" in rejects[-1]["reason"]
         assert report.totals["imported"] == 0
+
+
+@pytest.mark.parametrize("data", [b"", b"hello\nworld", LINE, b"BEGIN TRIAL 1\n"])
+def test_a_text_without_attempts_is_told(tmp_path: Path, data: bytes) -> None:
+    report, (reject,) = run(tmp_path, data, "reflexion_hotpotqa", "log.txt")
+    assert (report.totals["imported"], reject["line"]) == (0, 0)
+    assert "there is no attempt in it" in reject["reason"]
 
 
 @pytest.mark.parametrize(
