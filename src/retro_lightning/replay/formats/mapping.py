@@ -77,6 +77,11 @@ def load(options: Options) -> dict[str, str]:
         raise ValueError("the format mapping needs --mapping FILE, a YAML file of what is what")
     try:
         fields = yaml.safe_load(options.mapping.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(
+            f"--mapping {options.mapping} cannot be read ({error.strerror}): name a YAML file of "
+            "what is what"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{options.mapping} is not a YAML file: {reason}") from None
