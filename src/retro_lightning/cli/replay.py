@@ -6,16 +6,21 @@ Only what a subcommand needs is imported, and never torch: a store is numpy and 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
+import os
+import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from retro_lightning.config.errors import ConfigError
 
 _PROGRAM = "retro-lightning replay"
+_BROKEN_PIPE = 128 + 13
+"""What a shell says of a process that SIGPIPE has ended."""
 _FORMATS_IN = (
     *("atif", "chat", "hf", "mapping", "parquet"),
     *("reflexion_alfworld", "reflexion_hotpotqa", "tau_bench"),
@@ -55,12 +60,27 @@ def replay(name: str, args: Sequence[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # damaged shards stand in the result
         result = run(options)
-    if options.json:
-        print(json.dumps(result, indent=1))
-    else:
-        show(result)
+    with _quiet_when_nobody_reads():
+        if options.json:
+            print(json.dumps(result, indent=1), flush=True)
+        else:
+            show(result)
+            sys.stdout.flush()
+    if result.get("mistake"):
+        raise ConfigError(result["mistake"])
     if result.get("damaged"):
         raise SystemExit(1)
+
+
+@contextlib.contextmanager
+def _quiet_when_nobody_reads() -> Iterator[None]:
+    """``replay ... | head``: the reader has had enough, which is no mistake of anybody's."""
+    try:
+        yield
+    except (BrokenPipeError, SystemExit):  # rich makes an exit with 1 of it, which means damaged
+        # Python flushes once more at the end of the process, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(_BROKEN_PIPE) from None
 
 
 def _parser() -> argparse.ArgumentParser:

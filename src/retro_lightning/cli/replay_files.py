@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -12,7 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from retro_lightning.cli.replay_progress import counting
 from retro_lightning.replay.expression import choose
 from retro_lightning.replay.formats import exporting, mapping
-from retro_lightning.replay.formats.importing import import_files
+from retro_lightning.replay.formats.importing import ImportReport, import_files
 from retro_lightning.replay.formats.items import Options
 from retro_lightning.replay.formats.readers import READERS
 from retro_lightning.replay.formats.source import Source
@@ -26,6 +28,7 @@ def import_(options: argparse.Namespace) -> dict[str, Any]:
 
     Raises:
         ValueError: If ``--max-errors`` is negative, or more records are rejected.
+        OSError: If a file cannot be read, or that of ``--rejects`` not be written.
     """
     if options.max_errors < 0:
         raise ValueError(f"--max-errors is {options.max_errors}; give a whole number from 0 on")
@@ -33,6 +36,8 @@ def import_(options: argparse.Namespace) -> dict[str, Any]:
     if options.format == "mapping":
         mapping.load(made)
     sizes = {file: Source(file).size for file in options.files}  # refuses missing files first
+    if options.rejects is not None:
+        _refuse_unwritable(options.rejects, "--rejects")
     store = ReplayStore(options.store, create=True)
     console = Console(stderr=True)
     columns = (TextColumn("importing"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
@@ -55,7 +60,19 @@ def import_(options: argparse.Namespace) -> dict[str, Any]:
             on_progress=advance,
         )
     damaged = {"damaged": list(store.damaged.values())} if store.damaged else {}
-    return {**report.as_dict(), **damaged}
+    return {**report.as_dict(), **damaged, **_mistake(report)}
+
+
+def _mistake(report: ImportReport) -> dict[str, str]:
+    """The sentence on an import that took nothing in; records that the store has are no mistake."""
+    sums = report.totals
+    if sums["imported"] or sums["duplicates"]:
+        return {}
+    if sums["rejected"]:
+        why = f"{sums['rejected']} rejected, see {report.rejects}"
+    else:
+        why = f"there is no record of format {report.format} in the files, give another --format"
+    return {"mistake": f"nothing was imported: {why}"}
 
 
 def show_import_(result: dict[str, Any]) -> None:
@@ -81,7 +98,12 @@ def show_import_(result: dict[str, Any]) -> None:
 
 
 def export(options: argparse.Namespace) -> dict[str, Any]:
-    """Write trajectories to a file."""
+    """Write trajectories to a file.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    _refuse_unwritable(options.output, "--output")
     store = ReplayStore(options.store)
     rows = choose(options.where, store.index)
     with counting("writing", int(rows.sum())) as advance:
@@ -96,3 +118,15 @@ def show_export(result: dict[str, Any]) -> None:
         print(f"{result['left_out']} trajectories without steps were left out")
     for sentence in result["damaged"]:
         print(f"left out: {sentence}")
+
+
+def _refuse_unwritable(file: Path, option: str) -> None:
+    """Before long work: a file that cannot be written at its end."""
+    if file.is_dir():
+        raise IsADirectoryError(f"{option} {file} is a folder: name a file in it")
+    if not file.parent.is_dir():
+        raise FileNotFoundError(
+            f"{option} {file}: there is no folder {file.parent}: make it, or name another file"
+        )
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise PermissionError(f"{option} {file} must not be written: name another file")

@@ -68,6 +68,44 @@ def test_an_import_again_goes_on_and_tells(tmp_path: Path, capsys) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("nonsense\nnothing\n", "nothing was imported: 2 rejected, see "),
+        ("\n", "nothing was imported: there is no record of format chat in the files, give"),
+        ("[]", "nothing was imported: there is no record of format chat in the files, give"),
+    ],
+)
+def test_an_import_of_nothing_is_a_mistake(tmp_path: Path, capsys, text, sentence) -> None:
+    (tmp_path / "log.jsonl").write_text(text)
+    args = words(
+        "replay import --format chat --store S F", S=tmp_path / "s", F=tmp_path / "log.jsonl"
+    )
+    assert main(args) == 2
+    error = capsys.readouterr().err
+    assert f"retro-lightning: {sentence}" in error
+    assert len(error.splitlines()) == 1
+    report = result(capsys, [*args, "--json"], 2)
+    assert report["mistake"].startswith(sentence)
+    assert main([*args, str(LOGS / "chat.jsonl")]) == 0
+
+
+def test_a_reader_that_has_had_enough_hears_no_complaint(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    made = [random_trajectory(rng, number, steps=3) for number in range(300)]
+    ReplayStore(tmp_path, create=True).append(made)
+    command = f"{sys.executable} -m retro_lightning replay inspect --count 300 --store {tmp_path}"
+    for option in ("", " --json"):
+        done = subprocess.run(
+            ["bash", "-c", f"{command}{option} | head -1; exit ${{PIPESTATUS[0]}}"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize(
     ("line", "sentence"),
     [
         ("replay import --format chat --store S", "required: FILE"),
@@ -77,6 +115,12 @@ def test_an_import_again_goes_on_and_tells(tmp_path: Path, capsys) -> None:
         ("replay import --format mapping --store S F", "needs --mapping FILE"),
         ("replay import --format mapping --mapping F --store S F", "log.jsonl"),
         ("replay import --format chat --max-errors -1 --store S F", "--max-errors is -1"),
+        ("replay import --format mapping --mapping no.yaml --store S F", "name a YAML file"),
+        ("replay import --format mapping --mapping H --store S F", "name a YAML file of what"),
+        ("replay import --format chat --rejects N --store S F", "x: make it, or name another"),
+        ("replay import --format chat --rejects H --store S F", "is a folder: name a file"),
+        ("replay export --store H --format chat --output N", "x: make it, or name another"),
+        ("replay export --store H --format chat --output H", "is a folder: name a file"),
         ("replay stats --store S", "no replay store at"),
         ("replay sort --store S", "invalid choice: 'sort'"),
         ("replay stats --store H --where os", "there is no column 'os'"),
@@ -90,6 +134,7 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, capsys, line: str, sentence: 
     ReplayStore(tmp_path / "here", create=True).append(made)
     (tmp_path / "log.jsonl").write_text("[]")
     paths = {"S": tmp_path / "store", "H": tmp_path / "here", "F": tmp_path / "log.jsonl"}
+    paths["N"] = tmp_path / "x" / "file"
     assert main(words(line, **paths)) == 2
     error = capsys.readouterr().err
     assert sentence in error

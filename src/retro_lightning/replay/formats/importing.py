@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from retro_lightning.replay.formats.items import Attempt, Check, Item, Options, Reader, Reject
+from retro_lightning.replay.formats.items import Attempt, Check, Item, Line, Options, Reader, Reject
 from retro_lightning.replay.formats.source import Source
+from retro_lightning.replay.formats.window import UNREADABLE
 from retro_lightning.replay.identities import Identities
 from retro_lightning.replay.lock import locked
 from retro_lightning.replay.records import content_hash, encode
@@ -123,7 +124,7 @@ def _items(source: Source, reader: Reader, options: Options) -> Iterable[Item]:
         return
     try:
         yield from reader(source, options)
-    except (OSError, EOFError) as error:
+    except UNREADABLE as error:
         yield Reject(0, f"the file cannot be read to its end: {error}")
 
 
@@ -189,7 +190,7 @@ class _Intake:
         self._write(line, "rejected", reason, report)
         if self._errors > self._max_errors:
             raise ValueError(
-                f"import stopped at {report.file}, line {line}: more than --max-errors "
+                f"import stopped at {report.file}, {_named(line)}: more than --max-errors "
                 f"{self._max_errors} records were rejected, the last because {reason}; all reasons "
                 f"are in {self._rejects}; good records before it are in the store"
             )
@@ -197,7 +198,8 @@ class _Intake:
     def _write(self, line: int, kind: str, reason: str, report: FileReport) -> None:
         if self._file is None:
             self._file = self._rejects.open("a", encoding="utf-8", buffering=1)
-        entry = {"file": report.file, "line": line, "kind": kind, "reason": reason}
+        element = {"element": line.element} if isinstance(line, Line) and line.element else {}
+        entry = {"file": report.file, "line": line, **element, "kind": kind, "reason": reason}
         print(json.dumps(entry), file=self._file)
 
     def _publish(self) -> None:
@@ -209,3 +211,8 @@ class _Intake:
             ):
                 self._known.add(identity, content)
             self._waiting, self._text = {}, 0
+
+
+def _named(line: int) -> str:
+    element = line.element if isinstance(line, Line) else 0
+    return f"line {line}, element {element}" if element else f"line {line}"

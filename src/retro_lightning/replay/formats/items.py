@@ -30,6 +30,15 @@ class Options:
     mapping: Path | None = None
 
 
+class Line(int):
+    """The line on which a record begins; ``element`` counts those of a JSON array, from 1.
+
+    An array may stand on one line: there the element alone says which record is meant.
+    """
+
+    element: int = 0
+
+
 @dataclass(frozen=True)
 class Attempt:
     """A trajectory, and the line on which its record begins (from 1; 0 = the whole file)."""

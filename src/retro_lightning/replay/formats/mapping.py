@@ -19,7 +19,8 @@ A value names a field, with dots into objects and numbers into lists (``result.0
     final_observation: outcome
     recorded_at: finished      # seconds since 1970, or ISO 8601
 
-Without ``steps`` and ``episode``, every record is an attempt of one step.
+Without ``steps`` and ``episode``, every record is an attempt of one step. A record may lack
+observation, thought, valid_actions, reflections, final_observation and recorded_at.
 """
 
 from __future__ import annotations
@@ -33,8 +34,16 @@ from typing import Any
 import yaml
 
 from retro_lightning.replay.formats import draft, tables
-from retro_lightning.replay.formats.items import Attempt, BadRecordError, Item, Options, Reject
-from retro_lightning.replay.formats.source import RECORD_LIMIT, Source
+from retro_lightning.replay.formats.items import (
+    Attempt,
+    BadRecordError,
+    Item,
+    Options,
+    Reject,
+    Remark,
+)
+from retro_lightning.replay.formats.source import Source
+from retro_lightning.replay.formats.window import RECORD_LIMIT
 from retro_lightning.trajectory import Step, Trajectory
 
 Records = Iterator[tuple[int, dict[str, Any] | Reject]]
@@ -45,6 +54,11 @@ _KEYS = (
     *("task", "steps", "episode", "return", "success", "task_id", "attempt", "behaviour"),
     *("reflections", "final_observation", "recorded_at"),
 )
+_OPTIONAL = (
+    *("observation", "thought", "valid_actions", "reflections"),
+    *("final_observation", "recorded_at"),
+)
+"""Keys whose field a record may lack."""
 _WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -56,14 +70,20 @@ def read(source: Source, options: Options) -> Iterator[Item]:
     """
     fields = load(options)
     counter = draft.AttemptCounter()
+    blank = {key for key in _OPTIONAL if key in fields}
+    made: Trajectory | None = None
     for line, group in _attempts(_records(source), fields):
         try:
             if isinstance(group, Reject):
                 yield group
             else:
-                yield Attempt(line, _trajectory(group, fields, source, options, counter))
+                made = _trajectory(group, fields, source, options, counter)
+                yield Attempt(line, made)
+                blank = {key for key in blank if not _has(made, key)}
         except BadRecordError as error:
             yield Reject(line, str(error))
+    for key in sorted(blank if made is not None else ()):
+        yield Remark(0, f"no record has {fields[key]!r}, which is to be the {key}: is it spelt so?")
 
 
 def load(options: Options) -> dict[str, str]:
@@ -76,6 +96,11 @@ def load(options: Options) -> dict[str, str]:
         raise ValueError("the format mapping needs --mapping FILE, a YAML file of what is what")
     try:
         fields = yaml.safe_load(options.mapping.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(
+            f"--mapping {options.mapping} cannot be read ({error.strerror}): name a YAML file of "
+            "what is what"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{options.mapping} is not a YAML file: {reason}") from None
@@ -95,8 +120,11 @@ def load(options: Options) -> dict[str, str]:
 def _records(source: Source) -> Records:
     if source.path.suffix in (".parquet", ".arrow"):
         return tables.rows(source)
-    name = source.path.name.removesuffix(".gz")
-    return _csv(source) if name.endswith(".csv") else source.records()
+    return _csv(source) if _is_csv(source) else source.records()
+
+
+def _is_csv(source: Source) -> bool:
+    return source.path.name.removesuffix(".gz").endswith(".csv")
 
 
 def _csv(source: Source) -> Records:
@@ -171,6 +199,9 @@ def _trajectory(
         if not turns:
             raise BadRecordError(f"{fields['steps']} is empty: there is no step")
     steps = [_step(turn, fields, number) for number, turn in enumerate(turns)]
+    blank = [number for number, step in enumerate(steps) if not step.action.strip()]
+    if blank and _is_csv(source):  # elsewhere an empty text is one, and not what was left out
+        raise BadRecordError(f"{fields['action']} of step {blank[0]} is empty: there is no action")
     if "return" in fields:
         rewards = draft.last_reward(len(steps), _number(last, fields["return"]))
         steps = [_with(step, reward) for step, reward in zip(steps, rewards, strict=True)]
@@ -182,7 +213,7 @@ def _trajectory(
         else draft.make_task(family, "", instruction)
     )
     told = _optional(first, fields, "reflections") or []
-    behaviour = _optional(first, fields, "behaviour")
+    behaviour = _get(first, fields["behaviour"]) if "behaviour" in fields else None
     final = _optional(last, fields, "final_observation")
     return draft.make_attempt(
         "mapping",
@@ -197,6 +228,12 @@ def _trajectory(
         reflections=[draft.text(t, fields["reflections"]) for t in draft.sequence(told, "told")],
         recorded_at=draft.moment(_optional(last, fields, "recorded_at"), "recorded_at"),
     )
+
+
+def _has(made: Trajectory, key: str) -> bool:
+    """Whether an attempt, or a step of it, has what a key stands for."""
+    parts = made.steps if key in _STEP_KEYS else (made,)
+    return any(getattr(part, key) for part in parts)
 
 
 def _step(record: Any, fields: dict[str, str], number: int) -> Step:
@@ -241,7 +278,13 @@ def _get(record: Any, path: str) -> Any:
 
 
 def _optional(record: Any, fields: dict[str, str], key: str) -> Any:
-    return _get(record, fields[key]) if key in fields else None
+    """The value that a key names; None where the record has none, or an empty cell of a CSV."""
+    if key not in fields:
+        return None
+    try:
+        return _get(record, fields[key])
+    except BadRecordError:
+        return None
 
 
 def _number(record: Any, path: str) -> float:

@@ -63,11 +63,18 @@ class _Trial:
     repeated: int = 0
     questions: dict[str, tuple[int, Trajectory]] = field(default_factory=dict)
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether fewer attempts could be read than the summary counts."""
+        return self.told is not None and sum(self.found.values()) < sum(self.told)
+
 
 def read(source: Source, options: Options) -> Iterator[Item]:
     """Attempts in the file's order; after each trial, its summary beside what was found."""
     trials: list[_Trial] = []
+    empty = True
     for entry in _entries(source):
+        empty = empty and isinstance(entry, _Trial)
         if isinstance(entry, Reject):
             yield entry
         elif isinstance(entry, _Trial):
@@ -81,6 +88,8 @@ def read(source: Source, options: Options) -> Iterator[Item]:
     if trials:
         yield from _closed(trials)
         yield from _missing(trials)
+    if empty:
+        yield Reject(0, "there is no attempt in it: is it a log of Reflexion's HotPotQA agent?")
 
 
 def _entries(source: Source) -> Iterator[_Trial | _Block | Reject]:
@@ -231,7 +240,13 @@ def _closed(trials: list[_Trial]) -> Iterator[Item]:
         return
     what = f"trial {trial.number}: correct/incorrect/halted"
     yield Check(trial.line, what, _counts(trial.told), _counts(found))
-    if found[2] != trial.told[2]:
+    if trial.is_cut:
+        yield Remark(
+            trial.line,
+            f"trial {trial.number}: the summary counts {sum(trial.told)} attempts, but "
+            f"{sum(found)} can be read: the log was cut short, or attempts of it are rejected",
+        )
+    elif found[2] != trial.told[2]:
         lines = ", ".join(map(str, trial.halted))
         yield Remark(
             trial.line,
@@ -251,7 +266,7 @@ def _closed(trials: list[_Trial]) -> Iterator[Item]:
 def _missing(trials: list[_Trial]) -> Iterator[Item]:
     every = dict.fromkeys(question for trial in trials for question in trial.questions)
     for trial in trials:
-        for question in every:
+        for question in () if trial.is_cut else every:
             if question not in trial.questions:
                 yield Remark(
                     trial.line,

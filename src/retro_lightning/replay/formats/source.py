@@ -8,26 +8,34 @@ are carried along as surrogates, so that only the record they belong to is refus
 from __future__ import annotations
 
 import codecs
+import contextlib
 import gzip
+import io
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from retro_lightning.replay.formats.items import Reject
+from retro_lightning.replay.formats.items import Line, Reject
+from retro_lightning.replay.formats.window import (
+    CHUNK,
+    RECORD_LIMIT,
+    UNREADABLE,
+    Window,
+    not_json,
+)
 
-RECORD_LIMIT = 64 * 2**20
-"""Longest line or record that is read, in bytes of a line or characters of an array's element."""
-
-_CHUNK = 2**20
 _GZIP = b"\x1f\x8b"
 _REFUSED = (
-    (re.compile(rb"\x80[\x01-\x05]"), "a Python pickle, which is never loaded: write it as JSON"),
+    (
+        re.compile(rb"\x80[\x01-\x05]|\([ld]p\d+\n|[\]}]q.|ccopy_re", re.S),
+        "a Python pickle, which is never loaded: write it as JSON",
+    ),
     (re.compile(rb"PK\x03\x04"), "a zip archive (or a PyTorch file): unpack it first"),
     (re.compile(rb"\xff\xfe|\xfe\xff"), "UTF-16 text: convert it with `iconv -t UTF-8`"),
 )
-_FILLING = re.compile(r"[\s,]*")
+_OPENING = re.compile(r"\{\s*\"(?:[^\"\\\n]|\\.)*\"\s*:")
 _LABEL = re.compile(r"(\.jsonl?|\.txt|\.csv|\.parquet|\.arrow|\.gz)+$", re.IGNORECASE)
 
 
@@ -63,7 +71,7 @@ class Source:
         with self.open() as file:
             try:
                 start = file.read(8)
-            except (OSError, EOFError) as error:
+            except UNREADABLE as error:
                 return f"it cannot be read: {error}"
         return next((f"it is {what}" for magic, what in _REFUSED if magic.match(start)), None)
 
@@ -82,7 +90,7 @@ class Source:
                 number += 1
                 if len(data) > RECORD_LIMIT:
                     while data and not data.endswith(b"\n"):
-                        data = file.readline(_CHUNK)
+                        data = file.readline(CHUNK)
                     yield number, Reject(number, f"the line is longer than {RECORD_LIMIT} bytes")
                     continue
                 if number == 1:
@@ -94,13 +102,23 @@ class Source:
 
     def records(self) -> Iterator[tuple[int, dict[str, Any] | Reject]]:
         """JSON objects with the lines they begin on: an array, one object, or one a line."""
-        first = next((line for _, line in self.lines() if isinstance(line, Reject) or line), "")
-        if (isinstance(first, str) and first.lstrip()[:1] == "[") or (
-            isinstance(first, str) and _opens_only(first)
-        ):
+        first = self._first_line()
+        if first.startswith("[") or _opens_only(first):
             yield from self._array()
         else:
             yield from self._json_lines()
+
+    def _first_line(self) -> str:
+        """The first line that has something in it, or its beginning."""
+        start = bytearray()
+        with self.open() as file, contextlib.suppress(*UNREADABLE):
+            while len(start) < RECORD_LIMIT and b"\n" not in start.lstrip():
+                data = cast(io.BufferedReader, file).read1(CHUNK)
+                if not data:
+                    break
+                start += data
+        line, _, _ = start.removeprefix(codecs.BOM_UTF8).lstrip().partition(b"\n")
+        return line.decode(errors="surrogateescape")
 
     def _json_lines(self) -> Iterator[tuple[int, dict[str, Any] | Reject]]:
         for number, line in self.lines():
@@ -110,62 +128,41 @@ class Source:
                 try:
                     yield number, _object(json.loads(line), number)
                 except (ValueError, RecursionError) as error:
-                    yield number, Reject(number, _not_json(error))
+                    yield number, Reject(number, not_json(error))
 
     def _array(self) -> Iterator[tuple[int, dict[str, Any] | Reject]]:
         """Objects one after the other, with or without brackets and commas around them."""
-        decoder, text, place, line = json.JSONDecoder(), _Text(self.open()), 0, 1
-        depth = 0
-        while True:
-            end = cast(re.Match[str], _FILLING.match(text.buffer, place)).end()
-            line += text.buffer.count("\n", place, end)
-            place = end
-            if place == len(text.buffer):
-                if not text.more(place):
-                    if depth:
-                        yield line, Reject(line, "the file ends inside the array: it was cut short")
-                    return
-                place = 0
+        text, opening, reason = Window(self.open()), "", ""
+        depth = element = 0
+        is_array = True  # more than a bad line that begins with a bracket
+        while text.filled():
+            if text.buffer[text.place] in "[]":
+                depth += 1 if text.buffer[text.place] == "[" else -1
+                text.pass_over(text.place + 1)
                 continue
-            if text.buffer[place] in "[]":
-                depth += 1 if text.buffer[place] == "[" else -1
-                place += 1
-                continue
-            try:
-                value, end = decoder.raw_decode(text.buffer, place)
-            except (ValueError, RecursionError) as error:
-                if isinstance(error, RecursionError) or not text.more(place):
-                    yield line, Reject(line, f"{_not_json(error)}; what follows cannot be read")
-                    return
-                place = 0
-                continue
-            yield line, _object(value, line)
-            line += text.buffer.count("\n", place, end)
-            place = end
-
-
-class _Text:
-    """A growing window on a file's text."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
-        self._ended = False
-        self.buffer = ""
-
-    def more(self, kept_from: int) -> bool:
-        """Drop what is before a place and read on: at least as much again as is kept.
-
-        Returns:
-            False at the end of the file, and for a record that is too long.
-        """
-        kept = self.buffer[kept_from:]
-        if self._ended or len(kept) > RECORD_LIMIT:
-            return False
-        data = self._file.read(max(_CHUNK, len(kept)))
-        self._ended = not data
-        self.buffer = kept + self._decoder.decode(data, final=self._ended)
-        return bool(data)
+            line = Line(text.line)
+            if depth > 0:
+                line.element = element = element + 1
+            found = _OPENING.match(text.buffer, text.place)
+            value, problem = text.value()
+            if problem is None:
+                yield line, _object(value, line)
+                opening = found[0] if found and isinstance(value, dict) else opening
+            elif text.find_next(opening or (found[0] if found else "")):
+                yield line, Reject(line, problem)
+                is_array = is_array and element > 1
+            else:
+                reason = f"{problem}; what follows cannot be read"
+                break
+        else:
+            line = Line(text.line)
+            reason = (
+                "the file ends inside the array: it was cut short" if depth > 0 and is_array else ""
+            )
+        if text.error:
+            reason = f"the file cannot be read to its end: {text.error}"
+        if reason:
+            yield line, Reject(line, reason)
 
 
 def _opens_only(line: str) -> bool:
@@ -185,14 +182,6 @@ def _object(value: Any, line: int) -> dict[str, Any] | Reject:
     if isinstance(value, dict):
         return value
     return Reject(line, f"it is a JSON {type(value).__name__}, not an object")
-
-
-def _not_json(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
-    reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error).split(";")[0]
-    place = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-    return f"it is not JSON ({reason}{place})"
 
 
 def _not_utf8(byte: int, position: int) -> str:

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from retro_lightning.replay.formats import source as source_module
+from retro_lightning.replay.formats import window as window_module
 from retro_lightning.replay.formats.importing import ImportReport, import_files
 from retro_lightning.replay.formats.items import Options, Reject
 from retro_lightning.replay.formats.readers import READERS
@@ -103,6 +104,112 @@ def test_a_line_without_end_is_skipped_in_bounded_memory(tmp_path, monkeypatch) 
     assert max(sizes) <= 1000
 
 
+def numbered(number: int) -> dict:
+    return {**GOOD, "task_id": number}
+
+
+def array_of(*elements: bytes, between: bytes = b", ") -> bytes:
+    return b"[" + between.join(elements) + b"]"
+
+
+ELEMENTS = [json.dumps(numbered(number)).encode() for number in range(1, 6)]
+LATIN = ELEMENTS[1].replace(b"hello", b"caf\xe9")
+UNQUOTED = ELEMENTS[1].replace(b'"hello"', b'"hello')
+UNCLOSED = ELEMENTS[1][:-30]
+
+
+@pytest.mark.parametrize(
+    "bad", [b"{oops}", LATIN, UNQUOTED, UNCLOSED, b"oops}", b'{"messages": [{"b": oops']
+)
+@pytest.mark.parametrize("between", [b",", b", ", b",\n", b"\n, \n ", b",\r\n  "])
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_a_bad_element_of_an_array_spoils_itself_alone(
+    tmp_path: Path, bad: bytes, between: bytes, place: int
+) -> None:
+    first, second, third, fourth, _ = ELEMENTS
+    elements = [first, second, third, fourth]
+    elements.insert(place, bad)
+    report, rejects = run(tmp_path, array_of(*elements, between=between))
+    assert report.totals["imported"] == 4
+    (reject,) = rejects
+    assert (reject["line"], reject["element"]) == (1 + between.count(b"\n") * place, place + 1)
+
+
+@pytest.mark.parametrize("bad", [b'{"oops": }', UNQUOTED, UNCLOSED])
+def test_a_bad_element_of_a_pretty_array_spoils_itself_alone(tmp_path: Path, bad: bytes) -> None:
+    whole = json.dumps([numbered(1), "BAD", numbered(3)], indent=2).encode()
+    report, (reject,) = run(tmp_path, whole.replace(b'"BAD"', bad))
+    assert report.totals["imported"] == 2
+    assert reject["element"] == 2
+    spoilt = json.dumps([numbered(1), numbered(2), numbered(3)], indent=2)
+    at = spoilt.index('"hello"', spoilt.index('"hello"') + 1)
+    report, _ = run(tmp_path, (spoilt[:at] + spoilt[at + 1 :]).encode(), name="p.json")
+    assert report.totals["imported"] == 2
+
+
+@pytest.mark.parametrize(
+    "first",
+    [b"[broken", b'{"messages": [', b'{"messages": [{"role": "user",', b"[7, oops", b"{oops"],
+)
+def test_a_bad_first_line_spoils_itself_alone(tmp_path: Path, first: bytes) -> None:
+    report, rejects = run(tmp_path, b"\n".join([first, *ELEMENTS]))
+    assert report.totals["imported"] == 5
+    assert rejects[0]["line"] == 1
+
+
+def test_an_array_on_one_line_may_be_longer_than_a_record(tmp_path: Path, monkeypatch) -> None:
+    for module in (source_module, window_module):
+        monkeypatch.setattr(module, "RECORD_LIMIT", 1000)
+    report, rejects = run(tmp_path, json.dumps([numbered(n) for n in range(500)]).encode())
+    assert (report.totals["imported"], rejects) == (500, [])
+
+
+@pytest.mark.parametrize("length", [1500, 3_000_000])
+@pytest.mark.parametrize("between", [b",", b",\n"])
+def test_an_element_that_is_too_long_is_told_and_passed_over(
+    tmp_path: Path, monkeypatch, length: int, between: bytes
+) -> None:
+    monkeypatch.setattr(window_module, "RECORD_LIMIT", 1000)
+    long = ELEMENTS[1].replace(b"hello", b"x" * length)
+    data = array_of(ELEMENTS[0], long, *ELEMENTS[2:], between=between)
+    report, (reject,) = run(tmp_path, data)
+    assert (report.totals["imported"], reject["element"]) == (4, 2)
+    assert "longer than 1000 characters" in reject["reason"]
+    sizes = []
+    more = window_module.Window._more
+    monkeypatch.setattr(
+        window_module.Window,
+        "_more",
+        lambda window: (more(window), sizes.append(len(window.buffer)))[0],
+    )
+    assert len(list(Source(tmp_path / "log.jsonl").records())) == 5
+    assert max(sizes) < 2.1 * 2**20
+
+
+@pytest.mark.parametrize("layout", ["array", "lines"])
+def test_what_a_truncated_gzip_file_still_holds_goes_in(tmp_path: Path, layout: str) -> None:
+    rng = np.random.default_rng(0)
+    noise = [rng.bytes(300).hex() for _ in range(400)]  # does not pack well
+    records = [json.dumps({**numbered(n), "x": text}) for n, text in enumerate(noise)]
+    text = "[" + ", ".join(records) + "]" if layout == "array" else "\n".join(records)
+    data = gzip.compress(text.encode())
+    report, (reject,) = run(tmp_path, data[: len(data) // 2])
+    assert 180 < report.totals["imported"] < 200  # about a half
+    assert "cannot be read to its end: Compressed file ended" in reject["reason"]
+    damaged = bytearray(data)
+    damaged[len(data) // 2 : len(data) // 2 + 100] = b"\xff" * 100
+    report, _ = run(tmp_path, bytes(damaged), name="other.jsonl")
+    assert report.totals["imported"] > 150
+
+
+def test_an_array_on_one_line_tells_its_elements(tmp_path: Path) -> None:
+    elements = [*ELEMENTS[:2], b'{"messages": []}', ELEMENTS[3], b"[]", b'{"reward": 1}']
+    _, rejects = run(tmp_path, array_of(*elements))
+    assert [(reject["line"], reject["element"]) for reject in rejects] == [(1, 3), (1, 5)]
+    with pytest.raises(ValueError, match=r"log.jsonl, line 1, element 3: more than"):
+        run(tmp_path, array_of(*elements), most=0)
+
+
 class Exploding:
     def __reduce__(self) -> tuple:
         return os._exit, (3,)
@@ -110,12 +217,19 @@ class Exploding:
 
 @pytest.mark.parametrize("format_", sorted(READERS))
 def test_a_pickle_is_never_loaded(tmp_path: Path, format_: str) -> None:
-    for protocol in (2, 4):
+    for protocol in range(6):
         report, rejects = run(
             tmp_path, pickle.dumps([Exploding()], protocol), format_, f"trial_{protocol}.json"
         )
         assert "a Python pickle, which is never loaded" in rejects[-1]["reason"]
         assert report.totals["imported"] == 0
+
+
+@pytest.mark.parametrize("data", [b"", b"hello\nworld", LINE, b"BEGIN TRIAL 1\n"])
+def test_a_text_without_attempts_is_told(tmp_path: Path, data: bytes) -> None:
+    report, (reject,) = run(tmp_path, data, "reflexion_hotpotqa", "log.txt")
+    assert (report.totals["imported"], reject["line"]) == (0, 0)
+    assert "there is no attempt in it" in reject["reason"]
 
 
 @pytest.mark.parametrize(

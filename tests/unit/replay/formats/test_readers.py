@@ -129,6 +129,19 @@ def test_reflexion_hotpotqa() -> None:
     assert "1 of 2 correct attempts repeat the trial before" in remarks[2]
 
 
+def test_a_log_of_hotpotqa_that_was_cut_is_told_in_one_remark(tmp_path: Path) -> None:
+    text = (LOGS / "hotpotqa_react_trials.txt").read_text()
+    second = text.index("BEGIN TRIAL 2")
+    end = text.index("Correct answer: ", second)  # of its first attempt; two more follow
+    for cut in (text[: end + 30], text[:end]):
+        (tmp_path / "cut.txt").write_text(cut)
+        found = items("reflexion_hotpotqa", tmp_path / "cut.txt")
+        told = [item.text for item in found if isinstance(item, Remark)]
+        read = sum(isinstance(item, Attempt) for item in found) - 3
+        (remark,) = (text for text in told if "stands here again" not in text and "rep" not in text)
+        assert f"trial 2: the summary counts 2 attempts, but {read} can be read" in remark
+
+
 def test_reflexion_alfworld() -> None:
     first = trajectories("reflexion_alfworld", "env_results_trial_0.json")
     second = trajectories("reflexion_alfworld", "env_results_trial_1.json")
@@ -252,6 +265,32 @@ def test_mapping_of_nested_records(tmp_path: Path, ending: str) -> None:
         ("x", "go", 2.0),
     ]
     assert (good.success, bad.success) == (True, False)
+
+
+def test_a_mapping_of_what_some_records_lack(tmp_path: Path) -> None:
+    keys = ("observation", "thought", "final_observation", "reflections", "recorded_at")
+    record = {"q": "hi", "a": "go", "r": 1}
+    full = {**record, "observation": "a door", "thought": "hm", "final_observation": "end"}
+    file, spec = tmp_path / "log.jsonl", tmp_path / "map.yaml"
+    file.write_text("\n".join(map(json.dumps, [record, full])))
+    spec.write_text("\n".join(["task: q", "action: a", "reward: r", *(f"{k}: {k}" for k in keys)]))
+    found = items("mapping", file, Options(mapping=spec))
+    one, other = (item.trajectory for item in found if isinstance(item, Attempt))
+    assert (one.steps[0].observation, one.steps[0].thought, one.final_observation) == ("", None, "")
+    assert (other.steps[0].thought, other.final_observation) == ("hm", "end")
+    blank = [item.text.split(",")[0] for item in found if isinstance(item, Remark)]
+    assert blank == ["no record has 'recorded_at'", "no record has 'reflections'"]
+
+
+@pytest.mark.parametrize("action", ["", "  "])
+def test_a_blank_cell_is_no_action(tmp_path: Path, action: str) -> None:
+    file, spec = tmp_path / "log.csv", tmp_path / "map.yaml"
+    file.write_text(f"q,a,r\nhi,go,1\nhi,{action},1\n")
+    spec.write_text("{task: q, action: a, reward: r}")
+    good, bad = items("mapping", file, Options(mapping=spec))
+    assert isinstance(good, Attempt)
+    assert isinstance(bad, Reject)
+    assert (bad.line, bad.reason) == (3, "a of step 0 is empty: there is no action")
 
 
 def test_tables_of_our_own_come_back(tmp_path: Path) -> None:
