@@ -25,13 +25,9 @@ from retro_lightning.rollout.collector import Job, collect
 from retro_lightning.trajectory import Trajectory
 from tests.support import CorridorEnv
 
-_EMBEDDINGS = 310
-"""A few more than tokens: Qwen2 tokenizers bring an end-of-text token of their own."""
-
-
 def directory(place: Path, kind: str = "llama", *, context: int = 512) -> str:
     """A Hugging Face directory with random weights and a tokenizer."""
-    tiny.language_model(kind, _EMBEDDINGS, context).save_pretrained(place)
+    tiny.language_model(kind, len(tiny.tokenizer()), context).save_pretrained(place)
     tiny.tokenizer().save_pretrained(place)
     return str(place)
 
@@ -58,6 +54,22 @@ def test_equals_the_naive_scorer_under_every_tokenizer(kind: str, tokenizer: str
                 step = trajectory.steps[number]
                 chosen = oracle[step.valid_actions.index(step.action)]
                 assert float(ours_BS[row, number]) == pytest.approx(float(chosen), abs=1e-4)
+
+
+@pytest.mark.parametrize("tokenizer", tiny.TOKENIZERS)
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_model_and_tokenizer_are_the_same_when_loaded_again(
+    kind: str, tokenizer: str, tmp_path: Path
+) -> None:
+    policy = tiny.policy(kind, tok=tiny.TOKENIZERS[tokenizer]())
+    policy.save(tmp_path)
+    again = Policy.load(tmp_path).eval()
+    pretrained = Policy.build(PretrainedLM(str(tmp_path)), None).eval()
+    with torch.no_grad():
+        expected_BS = logprobs(policy, TRAJECTORIES)
+        for other in (again, pretrained):
+            assert other.transcript.fingerprint == policy.transcript.fingerprint
+            assert torch.equal(logprobs(other, TRAJECTORIES), expected_BS)
 
 
 def test_no_tokenizer_merges_across_the_action_boundary() -> None:
