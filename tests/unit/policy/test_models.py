@@ -10,6 +10,20 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    BertGenerationConfig,
+    DogeConfig,
+    FalconConfig,
+    Gemma3TextConfig,
+    GPTNeoConfig,
+    Lfm2Config,
+    MistralConfig,
+    MptConfig,
+    OPTConfig,
+    PreTrainedConfig,
+    Qwen3Config,
+)
 
 import naive
 import tiny
@@ -24,6 +38,7 @@ from retro_lightning.policy.value_head import ValueHeadSettings
 from retro_lightning.rollout.collector import Job, collect
 from retro_lightning.trajectory import Trajectory
 from tests.support import CorridorEnv
+
 
 def directory(place: Path, kind: str = "llama", *, context: int = 512) -> str:
     """A Hugging Face directory with random weights and a tokenizer."""
@@ -354,6 +369,124 @@ def test_weights_that_are_no_safetensors_and_directories_that_are_no_models(tmp_
     (base / "config.json").write_text("{}")
     with pytest.raises((ValueError, FileNotFoundError), match=r"^language model .* cannot be read"):
         Policy.load(base)
+
+
+def wrapped(lm: nn.Module) -> Policy:
+    return Policy(lm, tiny.tokenizer(), value_head=ValueHeadSettings().build(32, 0))
+
+
+SHAPE = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "initializer_range": 0.2}
+LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 512}
+OF_OTHER_KINDS: dict[str, tuple[PreTrainedConfig, str]] = {
+    # Its attention masks the keys' slots itself, as if all rows ended at the same one.
+    "gpt_neo": (
+        GPTNeoConfig(
+            vocab_size=300,
+            hidden_size=32,
+            num_layers=2,
+            num_heads=4,
+            attention_types=[[["global", "local"], 1]],
+            max_position_embeddings=2048,
+            initializer_range=0.2,
+        ),
+        "hidden states are off by",
+    ),
+    # Biases that grow with the distance between slots, whatever position a token is given.
+    "mpt": (
+        MptConfig(
+            vocab_size=300,
+            d_model=32,
+            n_layers=2,
+            n_heads=4,
+            initializer_range=0.2,
+            max_position_embeddings=512,
+        ),
+        "hidden states are off by",
+    ),
+    "falcon with alibi": (
+        FalconConfig(**SHAPE | LAYERS, alibi=True),
+        r"ValueError: too many values to unpack \(expected 2\)",
+    ),
+    "lfm2": (
+        Lfm2Config(
+            **SHAPE | LAYERS,
+            num_key_value_heads=2,
+            pad_token_id=None,
+            layer_types=["conv", "full_attention"],
+        ),
+        "ValueError: Cannot get conv state",
+    ),
+    "bert, which sees what comes after": (
+        BertGenerationConfig(**SHAPE | LAYERS),
+        "hidden states are off by",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OF_OTHER_KINDS)
+def test_models_that_packed_rows_would_be_scored_wrongly_by_are_refused(kind: str) -> None:
+    config, why = OF_OTHER_KINDS[kind]
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        lm = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(
+        ValueError,
+        match=rf"^{type(lm).__name__} cannot read rows of .*: {why}[^\n]*; use a [^\n]*$",
+    ):
+        wrapped(lm)
+    assert lm.training  # as it was
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MistralConfig(**SHAPE | LAYERS, num_key_value_heads=2),
+        FalconConfig(**SHAPE | LAYERS),
+        OPTConfig(**LAYERS, vocab_size=300, hidden_size=32, ffn_dim=64, word_embed_proj_dim=32),
+        Gemma3TextConfig(**SHAPE | LAYERS, num_key_value_heads=2, head_dim=8, sliding_window=300),
+        Qwen3Config(**SHAPE | LAYERS, num_key_value_heads=2, head_dim=8),
+    ],
+    ids=lambda config: config.model_type,
+)
+@pytest.mark.parametrize("distribution", [TrieConstrained(), SequenceScore()])
+def test_models_of_other_kinds_equal_the_naive_scorer_when_rows_are_packed(
+    config: PreTrainedConfig, distribution: ActionDistribution
+) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        lm = AutoModelForCausalLM.from_config(config)
+    head = ValueHeadSettings().build(32, 0)
+    policy = Policy(lm, tiny.tokenizer(), value_head=head, distribution=distribution).eval()
+    trajectory = tiny.trajectory(1, 6)
+    with torch.no_grad():
+        for number, every in enumerate(policy.action_log_probs(trajectory)):
+            oracle = (
+                naive.whole(policy, trajectory, number, distribution.kind)
+                if distribution.whole
+                else naive.trie_constrained(policy, trajectory, number)
+            )
+            np.testing.assert_allclose(every, oracle, atol=1e-4)
+    assert disagreement(policy, 4) < 1e-4
+
+
+def test_a_model_that_forgets_keys_in_long_rows_is_refused() -> None:
+    lm = AutoModelForCausalLM.from_config(DogeConfig(**SHAPE | LAYERS, keep_window_size=128))
+    with pytest.raises(
+        ValueError, match=r"^DogeForCausalLM attends to 128 keys .*keep_window_size"
+    ):
+        wrapped(lm)
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_weights_that_are_not_numbers_are_called_that(kind: str) -> None:
+    lm = tiny.language_model(kind, 300)
+    with torch.no_grad():
+        lm.get_output_embeddings().weight[7] = float("nan")
+    name = type(lm).__name__
+    with pytest.raises(
+        ValueError, match=rf"^the logits of {name} are not finite .* weights are damaged.*; go back"
+    ):
+        wrapped(lm)
 
 
 @pytest.mark.parametrize("descending", [False, True])
