@@ -20,7 +20,7 @@ _LENGTH = 8
 """Tokens of the rows that a model is tried on."""
 _ROOM = 1e-2
 """Relative difference of hidden states that rounding may explain, TF32 included ..."""
-_ROOM_EPS = 16
+_ROOM_EPS = 8
 """... or this many units in the last place, where weights are held in fewer bits."""
 
 _INSTEAD = (

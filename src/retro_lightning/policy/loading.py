@@ -110,11 +110,15 @@ def load_causal_lm(name: str, loading: Loading | None = None) -> nn.Module:
         from peft import PeftModel
 
         base = json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"]
+        try:
+            below = load_causal_lm(base, loading)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"the adapters in {name} belong to {base}, which is not there ({error}): correct "
+                "base_model_name_or_path in their adapter_config.json"
+            ) from error
         adapted: nn.Module = PeftModel.from_pretrained(
-            load_causal_lm(base, loading),
-            name,
-            is_trainable=True,
-            use_safetensors=True,
+            below, name, is_trainable=True, use_safetensors=True
         )
         return adapted
     with no_progress_bar(), _one_sentence(f"language model {name}"):

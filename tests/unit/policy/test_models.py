@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from peft import AutoPeftModelForCausalLM
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -340,6 +341,35 @@ def test_the_value_head_is_saved_and_restored_with_the_adapter(
     assert one.values_BS.any()
     assert again.value_head.settings == head
     assert not list((tmp_path / "policy").glob("model*.safetensors"))  # the base is not copied
+
+
+def test_adapters_on_a_relative_path_are_found_from_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    policy = adapted(directory(Path("models/llama"))).eval()
+    policy.save("policy")
+    monkeypatch.chdir("elsewhere")
+    again = Policy.load("../policy").eval()
+    with torch.no_grad():
+        assert torch.equal(logprobs(again, TRAJECTORIES), logprobs(policy, TRAJECTORIES))
+    assert AutoPeftModelForCausalLM.from_pretrained("../policy")
+    (tmp_path / "models").rename(tmp_path / "moved")
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"^the adapters in \.\./policy .*/models/llama.*adapter_config\.json",
+    ):
+        Policy.load("../policy")
+
+
+def test_adapters_on_a_name_of_the_hub_keep_it(tmp_path: Path) -> None:
+    policy = adapted(directory(tmp_path / "base"))
+    for name in ("models/llama", ""):
+        policy.lm.peft_config["default"].base_model_name_or_path = name
+        policy.save(tmp_path / "policy")
+        said = json.loads((tmp_path / "policy/adapter_config.json").read_text())
+        assert said["base_model_name_or_path"] == name
 
 
 # ---------------------------------------------------------------------- what is refused
