@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from retro_lightning.config.errors import ConfigError
+from retro_lightning.policy.directory import anchored
 from retro_lightning.policy.policy import Policy
 from retro_lightning.tracking.model_card import Weights, model_card
 from retro_lightning.tracking.reading import RunRecord, read_directory
@@ -48,6 +49,8 @@ def export(name: str, args: Sequence[str]) -> None:
         policy.save(target)
     else:
         shutil.copytree(policy_path, target)
+    if adapter:
+        _anchor(target / "adapter_config.json")
     weights = Weights(
         adapter=adapter,
         base_model=base_model(policy_path),
@@ -71,7 +74,14 @@ def base_model(path: Path) -> str | None:
     if not is_adapter(path):
         return None
     said = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
-    return str(said["base_model_name_or_path"])
+    return anchored(said["base_model_name_or_path"])
+
+
+def _anchor(path: Path) -> None:
+    """Make the base model's path absolute in an adapter's configuration, if it is a path."""
+    said = json.loads(path.read_text(encoding="utf-8"))
+    said["base_model_name_or_path"] = anchored(said["base_model_name_or_path"])
+    path.write_text(json.dumps(said, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def _options(name: str, args: Sequence[str]) -> Any:

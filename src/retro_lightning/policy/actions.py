@@ -132,3 +132,17 @@ def check_finite(values_D: FloatArray, row_D: Sequence[int]) -> None:
     finite_D = np.isfinite(values_D.reshape(len(values_D), -1)).all(axis=1)
     if not finite_D.all():
         raise LogitsNotFinite(int(row_D[int(np.argmin(finite_D))]))
+
+
+def first_not_finite(logprobs_BS: Tensor, steps_BS: Tensor) -> tuple[int, int] | None:
+    """Row and step of the first log-probability that is no number; None = all are.
+
+    Args:
+        logprobs_BS: Log-probabilities of actions.
+        steps_BS: True at real steps.
+    """
+    places = (steps_BS & ~torch.isfinite(logprobs_BS)).nonzero()
+    if not len(places):
+        return None
+    row, step = places[0].tolist()
+    return row, step

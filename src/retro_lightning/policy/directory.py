@@ -83,6 +83,9 @@ def _write(path: Path, parts: Parts, tokenizer_fingerprint: str) -> None:
 
     lm: Any = parts.lm
     adapters_only = {"save_embedding_layers": False} if causal_lm(lm) is not lm else {}
+    if adapters_only:
+        for config in lm.peft_config.values():
+            config.base_model_name_or_path = anchored(config.base_model_name_or_path)
     with no_progress_bar():
         lm.save_pretrained(path, **adapters_only)
     parts.tokenizer.save_pretrained(path)
@@ -103,6 +106,15 @@ def _write(path: Path, parts: Parts, tokenizer_fingerprint: str) -> None:
         save_file(_tensors(prompt), path / "soft_prompt.safetensors")
         about["conditioning"] = {"kind": prompt.made_from.kind, **prompt.made_from.settings()}
     (path / "policy.json").write_text(json.dumps(about, indent=2) + "\n")
+
+
+def anchored(name: str) -> str:
+    """A base model's name as it is found from every working directory: absolute where it is local.
+
+    Args:
+        name: Directory, absolute or seen from here, or hub name; empty = a model never saved.
+    """
+    return str(Path(name).absolute()) if name and Path(name).is_dir() else name
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
+_BARE_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
+"""Classes of tokenizers that are what their ``tokenizer.json`` says and nothing else."""
+
 
 @dataclass(frozen=True, slots=True)
 class Loading:
@@ -107,11 +110,15 @@ def load_causal_lm(name: str, loading: Loading | None = None) -> nn.Module:
         from peft import PeftModel
 
         base = json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"]
+        try:
+            below = load_causal_lm(base, loading)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"the adapters in {name} belong to {base}, which is not there ({error}): correct "
+                "base_model_name_or_path in their adapter_config.json"
+            ) from error
         adapted: nn.Module = PeftModel.from_pretrained(
-            load_causal_lm(base, loading),
-            name,
-            is_trainable=True,
-            use_safetensors=True,
+            below, name, is_trainable=True, use_safetensors=True
         )
         return adapted
     with no_progress_bar(), _one_sentence(f"language model {name}"):
@@ -124,16 +131,21 @@ def load_causal_lm(name: str, loading: Loading | None = None) -> nn.Module:
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a local directory or hub name.
 
+    One that is a bare ``tokenizer.json`` is read as it stands: for some architectures, Qwen2 among
+    them, ``AutoTokenizer`` would put the architecture's own class in its place, which cuts text
+    differently and adds a token.
+
     Raises:
         FileNotFoundError: If there is none.
         ValueError: If it needs code of its own.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
     with _one_sentence(f"tokenizer {name}"):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            name, trust_remote_code=False
-        )
+        bare = get_tokenizer_config(name).get("tokenizer_class") in _BARE_TOKENIZERS
+        kind = PreTrainedTokenizerFast if bare else AutoTokenizer
+        tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(name, trust_remote_code=False)
     return tokenizer
 
 

@@ -12,7 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
+from retro_lightning.policy.actions import LogitsNotFinite, first_not_finite
 from retro_lightning.policy.batch import Batch
 from retro_lightning.policy.policy import Policy
 from retro_lightning.training.batches import ReplayBatches
@@ -84,10 +86,13 @@ def score(policy: Policy, parts: Sequence[Batch], tasks: Sequence[int]) -> list[
         policy: The policy, in evaluation mode.
         parts: The batch.
         tasks: Code of every stored trajectory's task, by row.
+
+    Raises:
+        ValueError: If a log-probability is not finite; names task and step.
     """
     result = []
     for part in parts:
-        logprobs_BS = policy.evaluate(part).logprobs_BS
+        logprobs_BS = _logprobs(policy, part)
         total_B = torch.where(part.steps_BS, logprobs_BS, 0.0).sum(dim=1)
         chosen = torch.cat([part.decision_row_D, part.text_row_F])
         choices_B = torch.bincount(chosen, minlength=len(part)).clamp(min=1)
@@ -101,15 +106,29 @@ def score(policy: Policy, parts: Sequence[Batch], tasks: Sequence[int]) -> list[
 
 
 def stored_logprobs(policy: Policy, parts: Sequence[Batch]) -> list[tuple[int, list[float]]]:
-    """Of each trajectory its row in the store and the log-probability of each step's action."""
+    """Of each trajectory its row in the store and the log-probability of each step's action.
+
+    Raises:
+        ValueError: If a log-probability is not finite; names task and step.
+    """
     result = []
     for part in parts:
-        logprobs_BS = policy.evaluate(part).logprobs_BS
+        logprobs_BS = _logprobs(policy, part)
         for row, logprobs_S, steps_S in zip(
             part.rows_B.tolist(), logprobs_BS, part.steps_BS, strict=True
         ):
             result.append((row, logprobs_S[steps_S].tolist()))
     return result
+
+
+def _logprobs(policy: Policy, part: Batch) -> Tensor:
+    """Log-probabilities [B, S] of the actions, all of them finite."""
+    logprobs_BS = policy.evaluate(part).logprobs_BS
+    place = first_not_finite(logprobs_BS, part.steps_BS)
+    if place is not None:
+        row, step = place
+        raise ValueError(f"task {part.tasks[row].task_id}, step {step}: {LogitsNotFinite(row)}")
+    return logprobs_BS
 
 
 def held_out_metrics(scored: Sequence[Scored]) -> dict[str, float]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from retro_lightning.credit.diagnostics import step_gradients, unreached
 from retro_lightning.credit.estimators import CreditInputs, LossTerms
+from retro_lightning.policy.actions import first_not_finite
 from retro_lightning.policy.batch import Batch
 
 MOST_BAD_STEPS = 3
@@ -79,7 +80,7 @@ class StepGuard:
             [norm, loss, torch.stack(missed).sum().to(norm)]
         ).tolist()
         if not (_finite(norm_) and _finite(loss_)):
-            self._keep(parts, step, run_dir)
+            self._keep(parts, step, run_dir, _not_finite(parts, told))
             return False
         self._bad = 0
         if norm_limit is not None and norm_ > norm_limit * _NORM_ROOM:
@@ -92,8 +93,15 @@ class StepGuard:
             raise ValueError(_say_missed(told, step, int(missed_)))
         return True
 
-    def _keep(self, parts: Sequence[Batch], step: int, run_dir: Path) -> None:
-        """Write a bad step's batches down; raise if it was one too many."""
+    def _keep(self, parts: Sequence[Batch], step: int, run_dir: Path, first: str | None) -> None:
+        """Write a bad step's batches down; raise if it was one too many.
+
+        Args:
+            parts: The batches.
+            step: Number of the optimiser step.
+            run_dir: Where they are kept.
+            first: First task and step whose log-probability is not finite; None = all are.
+        """
         self._bad += 1
         directory = run_dir / "bad_batches"
         directory.mkdir(parents=True, exist_ok=True)
@@ -106,15 +114,35 @@ class StepGuard:
         }
         save_file(tensors, path)
         if self._bad >= MOST_BAD_STEPS:
+            remedy = "lower model.optimizer.init_args.lr or set trainer.gradient_clip_val"
+            if first is not None:
+                remedy = (
+                    f"nor was the log-probability of {first}, so that the policy's weights are "
+                    "damaged; begin from an earlier checkpoint, or "
+                ) + remedy
             raise FloatingPointError(
                 f"loss or gradient were not finite in {self._bad} gradient steps in a row, up to "
-                f"optimiser step {step} (their batches are in {directory}): lower "
-                "model.optimizer.init_args.lr or set trainer.gradient_clip_val"
+                f"optimiser step {step} (their batches are in {directory}): {remedy}"
             )
+        logprob = "" if first is None else f", nor was the log-probability of {first}"
         rank_zero_warn(
-            f"loss or gradient of optimiser step {step} were not finite: the step is skipped and "
-            f"its batch kept in {path}"
+            f"loss or gradient of optimiser step {step} were not finite{logprob}: the step is "
+            f"skipped and its batch kept in {path}"
         )
+
+
+def _not_finite(
+    parts: Sequence[Batch], told: Sequence[tuple[LossTerms, CreditInputs]]
+) -> str | None:
+    """First task and step whose log-probability is not finite, in words; None = all are."""
+    tasks = [task for part in parts for task in part.tasks]
+    before = 0
+    for _, inputs in told:
+        place = first_not_finite(inputs.logprobs_BS, inputs.steps_BS)
+        if place is not None:
+            return f"task {tasks[before + place[0]].task_id}, step {place[1]}"
+        before += len(inputs.steps_BS)
+    return None
 
 
 def _missed(terms: LossTerms, inputs: CreditInputs) -> Tensor:

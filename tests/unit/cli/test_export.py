@@ -83,9 +83,21 @@ def test_adapters_and_the_merged_model_are_the_same_policy():
     same_logits(AutoModelForCausalLM.from_pretrained("merged"), policy.lm)
     assert not Path("merged/adapter_config.json").exists()
     front = yaml.safe_load(Path("adapter/README.md").read_text().split("---")[1])
-    assert (front["library_name"], front["base_model"]) == ("peft", "base")
+    assert (front["library_name"], front["base_model"]) == ("peft", str(Path("base").absolute()))
     assert "--enable-lora" in Path("adapter/README.md").read_text()
     same_logits(Policy.load("merged").lm, policy.lm)
+
+
+def test_adapters_of_an_older_run_are_exported_with_an_absolute_base(monkeypatch):
+    policy = adapted()
+    run = a_run(policy)
+    config = run / "checkpoints/best-policy/adapter_config.json"
+    said = json.loads(config.read_text())
+    config.write_text(json.dumps(said | {"base_model_name_or_path": "base"}))
+    assert main(["export", "--run", str(run), "--output", "adapter"]) == 0
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    same_logits(Policy.load("../adapter").lm, policy.lm)
 
 
 def test_what_cannot_be_exported_is_said(capsys):

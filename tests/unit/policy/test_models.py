@@ -9,7 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from peft import AutoPeftModelForCausalLM
 from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    BertGenerationConfig,
+    DogeConfig,
+    FalconConfig,
+    Gemma3TextConfig,
+    GPTNeoConfig,
+    Lfm2Config,
+    MistralConfig,
+    MptConfig,
+    OPTConfig,
+    PreTrainedConfig,
+    Qwen3Config,
+)
 
 import naive
 import tiny
@@ -25,13 +40,10 @@ from retro_lightning.rollout.collector import Job, collect
 from retro_lightning.trajectory import Trajectory
 from tests.support import CorridorEnv
 
-_EMBEDDINGS = 310
-"""A few more than tokens: Qwen2 tokenizers bring an end-of-text token of their own."""
-
 
 def directory(place: Path, kind: str = "llama", *, context: int = 512) -> str:
     """A Hugging Face directory with random weights and a tokenizer."""
-    tiny.language_model(kind, _EMBEDDINGS, context).save_pretrained(place)
+    tiny.language_model(kind, len(tiny.tokenizer()), context).save_pretrained(place)
     tiny.tokenizer().save_pretrained(place)
     return str(place)
 
@@ -58,6 +70,22 @@ def test_equals_the_naive_scorer_under_every_tokenizer(kind: str, tokenizer: str
                 step = trajectory.steps[number]
                 chosen = oracle[step.valid_actions.index(step.action)]
                 assert float(ours_BS[row, number]) == pytest.approx(float(chosen), abs=1e-4)
+
+
+@pytest.mark.parametrize("tokenizer", tiny.TOKENIZERS)
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_model_and_tokenizer_are_the_same_when_loaded_again(
+    kind: str, tokenizer: str, tmp_path: Path
+) -> None:
+    policy = tiny.policy(kind, tok=tiny.TOKENIZERS[tokenizer]())
+    policy.save(tmp_path)
+    again = Policy.load(tmp_path).eval()
+    pretrained = Policy.build(PretrainedLM(str(tmp_path)), None).eval()
+    with torch.no_grad():
+        expected_BS = logprobs(policy, TRAJECTORIES)
+        for other in (again, pretrained):
+            assert other.transcript.fingerprint == policy.transcript.fingerprint
+            assert torch.equal(logprobs(other, TRAJECTORIES), expected_BS)
 
 
 def test_no_tokenizer_merges_across_the_action_boundary() -> None:
@@ -315,6 +343,35 @@ def test_the_value_head_is_saved_and_restored_with_the_adapter(
     assert not list((tmp_path / "policy").glob("model*.safetensors"))  # the base is not copied
 
 
+def test_adapters_on_a_relative_path_are_found_from_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    policy = adapted(directory(Path("models/llama"))).eval()
+    policy.save("policy")
+    monkeypatch.chdir("elsewhere")
+    again = Policy.load("../policy").eval()
+    with torch.no_grad():
+        assert torch.equal(logprobs(again, TRAJECTORIES), logprobs(policy, TRAJECTORIES))
+    assert AutoPeftModelForCausalLM.from_pretrained("../policy")
+    (tmp_path / "models").rename(tmp_path / "moved")
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"^the adapters in \.\./policy .*/models/llama.*adapter_config\.json",
+    ):
+        Policy.load("../policy")
+
+
+def test_adapters_on_a_name_of_the_hub_keep_it(tmp_path: Path) -> None:
+    policy = adapted(directory(tmp_path / "base"))
+    for name in ("models/llama", ""):
+        policy.lm.peft_config["default"].base_model_name_or_path = name
+        policy.save(tmp_path / "policy")
+        said = json.loads((tmp_path / "policy/adapter_config.json").read_text())
+        assert said["base_model_name_or_path"] == name
+
+
 # ---------------------------------------------------------------------- what is refused
 def test_code_that_comes_with_a_model_is_never_run(tmp_path: Path) -> None:
     (tmp_path / "theirs.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
@@ -342,6 +399,124 @@ def test_weights_that_are_no_safetensors_and_directories_that_are_no_models(tmp_
     (base / "config.json").write_text("{}")
     with pytest.raises((ValueError, FileNotFoundError), match=r"^language model .* cannot be read"):
         Policy.load(base)
+
+
+def wrapped(lm: nn.Module) -> Policy:
+    return Policy(lm, tiny.tokenizer(), value_head=ValueHeadSettings().build(32, 0))
+
+
+SHAPE = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "initializer_range": 0.2}
+LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 512}
+OF_OTHER_KINDS: dict[str, tuple[PreTrainedConfig, str]] = {
+    # Its attention masks the keys' slots itself, as if all rows ended at the same one.
+    "gpt_neo": (
+        GPTNeoConfig(
+            vocab_size=300,
+            hidden_size=32,
+            num_layers=2,
+            num_heads=4,
+            attention_types=[[["global", "local"], 1]],
+            max_position_embeddings=2048,
+            initializer_range=0.2,
+        ),
+        "hidden states are off by",
+    ),
+    # Biases that grow with the distance between slots, whatever position a token is given.
+    "mpt": (
+        MptConfig(
+            vocab_size=300,
+            d_model=32,
+            n_layers=2,
+            n_heads=4,
+            initializer_range=0.2,
+            max_position_embeddings=512,
+        ),
+        "hidden states are off by",
+    ),
+    "falcon with alibi": (
+        FalconConfig(**SHAPE | LAYERS, alibi=True),
+        r"ValueError: too many values to unpack \(expected 2\)",
+    ),
+    "lfm2": (
+        Lfm2Config(
+            **SHAPE | LAYERS,
+            num_key_value_heads=2,
+            pad_token_id=None,
+            layer_types=["conv", "full_attention"],
+        ),
+        "ValueError: Cannot get conv state",
+    ),
+    "bert, which sees what comes after": (
+        BertGenerationConfig(**SHAPE | LAYERS),
+        "hidden states are off by",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OF_OTHER_KINDS)
+def test_models_that_packed_rows_would_be_scored_wrongly_by_are_refused(kind: str) -> None:
+    config, why = OF_OTHER_KINDS[kind]
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        lm = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(
+        ValueError,
+        match=rf"^{type(lm).__name__} cannot read rows of .*: {why}[^\n]*; use a [^\n]*$",
+    ):
+        wrapped(lm)
+    assert lm.training  # as it was
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MistralConfig(**SHAPE | LAYERS, num_key_value_heads=2),
+        FalconConfig(**SHAPE | LAYERS),
+        OPTConfig(**LAYERS, vocab_size=300, hidden_size=32, ffn_dim=64, word_embed_proj_dim=32),
+        Gemma3TextConfig(**SHAPE | LAYERS, num_key_value_heads=2, head_dim=8, sliding_window=300),
+        Qwen3Config(**SHAPE | LAYERS, num_key_value_heads=2, head_dim=8),
+    ],
+    ids=lambda config: config.model_type,
+)
+@pytest.mark.parametrize("distribution", [TrieConstrained(), SequenceScore()])
+def test_models_of_other_kinds_equal_the_naive_scorer_when_rows_are_packed(
+    config: PreTrainedConfig, distribution: ActionDistribution
+) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        lm = AutoModelForCausalLM.from_config(config)
+    head = ValueHeadSettings().build(32, 0)
+    policy = Policy(lm, tiny.tokenizer(), value_head=head, distribution=distribution).eval()
+    trajectory = tiny.trajectory(1, 6)
+    with torch.no_grad():
+        for number, every in enumerate(policy.action_log_probs(trajectory)):
+            oracle = (
+                naive.whole(policy, trajectory, number, distribution.kind)
+                if distribution.whole
+                else naive.trie_constrained(policy, trajectory, number)
+            )
+            np.testing.assert_allclose(every, oracle, atol=1e-4)
+    assert disagreement(policy, 4) < 1e-4
+
+
+def test_a_model_that_forgets_keys_in_long_rows_is_refused() -> None:
+    lm = AutoModelForCausalLM.from_config(DogeConfig(**SHAPE | LAYERS, keep_window_size=128))
+    with pytest.raises(
+        ValueError, match=r"^DogeForCausalLM attends to 128 keys .*keep_window_size"
+    ):
+        wrapped(lm)
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_weights_that_are_not_numbers_are_called_that(kind: str) -> None:
+    lm = tiny.language_model(kind, 300)
+    with torch.no_grad():
+        lm.get_output_embeddings().weight[7] = float("nan")
+    name = type(lm).__name__
+    with pytest.raises(
+        ValueError, match=rf"^the logits of {name} are not finite .* weights are damaged.*; go back"
+    ):
+        wrapped(lm)
 
 
 @pytest.mark.parametrize("descending", [False, True])

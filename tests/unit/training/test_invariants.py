@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -21,7 +22,9 @@ from retro_lightning.credit.estimators import PolicyGradient
 from retro_lightning.credit.group_baselines import AnchorStates, GroupMean, LeaveOneOut
 from retro_lightning.credit.presets import GRPO, PPO, REINFORCE, RLOO, VTraceActorCritic
 from retro_lightning.credit.scales import GroupScale
+from retro_lightning.credit.terms import LossTerms
 from retro_lightning.policy.batch import Batch, collate
+from retro_lightning.training.credit_inputs import credit_inputs
 from retro_lightning.training.invariants import MOST_BAD_STEPS, StepGuard
 from retro_lightning.training.other_policies import Proximal, evaluate
 from retro_lightning.training.phases import Phase
@@ -379,9 +382,6 @@ def test_the_guard_counts_again_after_a_good_step(tmp_path: Path):
     part = collate(acting.transcript.encode_many(records), records)
 
     def finish(gradient: float) -> bool:
-        from retro_lightning.credit.terms import LossTerms
-        from retro_lightning.training.credit_inputs import credit_inputs
-
         inputs = credit_inputs(
             [part], evaluate(acting, [part]), BatchMeanOfNothing(), torch.zeros(1).bool().numpy()
         )
@@ -392,6 +392,34 @@ def test_the_guard_counts_again_after_a_good_step(tmp_path: Path):
 
     for gradient, good in ((torch.nan, False), (torch.inf, False), (1.0, True), (torch.nan, False)):
         assert finish(gradient) is good
+
+
+def test_the_guard_names_the_task_and_step_without_a_log_probability(tmp_path: Path):
+    guard, acting = StepGuard(), policy()
+    records = [trajectory(number, 3) for number in range(3)]
+    parts = [
+        collate(acting.transcript.encode_many(some), some) for some in (records[:1], records[1:])
+    ]
+
+    def finish(step: int) -> None:
+        for part in parts:
+            fresh_N = np.zeros(len(records), dtype=bool)
+            inputs = credit_inputs([part], evaluate(acting, [part]), BatchMeanOfNothing(), fresh_N)
+            if part is parts[1]:
+                with torch.no_grad():
+                    inputs.logprobs_BS[1, 2] = torch.nan  # the third trajectory's last step
+            terms = LossTerms(loss=torch.tensor(torch.nan), metrics={}, advantages_BS=None)
+            guard.begin([part], terms, inputs)
+        assert not guard.finish([], step=step, run_dir=tmp_path, norm_limit=None)
+
+    for step in range(MOST_BAD_STEPS - 1):
+        with pytest.warns(UserWarning, match=r"not finite, nor was the log.* tiny:2, step 2: the"):
+            finish(step)
+    with pytest.raises(
+        FloatingPointError,
+        match=r"in 3 gradient steps .* log-probability of task tiny:2, step 2, .*earlier .* lower",
+    ):
+        finish(MOST_BAD_STEPS - 1)
 
 
 class BatchMeanOfNothing(BatchMean):

@@ -22,13 +22,20 @@ from retro_lightning.credit.cloning import AdvantageWeightedCloning, FilteredClo
 from retro_lightning.credit.estimators import PolicyGradient
 from retro_lightning.credit.presets import PPO
 from retro_lightning.environments.base import make_tasks
+from retro_lightning.policy.batch import collate
 from retro_lightning.policy.policy import Policy
 from retro_lightning.replay.records import encode
 from retro_lightning.replay.shard import publish
 from retro_lightning.replay.store import ReplayStore
 from retro_lightning.rollout.behaviours import Expert, RandomWalker, run_behaviour
 from retro_lightning.rollout.history import StoredHistory
-from retro_lightning.training.held_out import HeldOutBatches, Scored, held_out_metrics
+from retro_lightning.training.held_out import (
+    HeldOutBatches,
+    Scored,
+    held_out_metrics,
+    score,
+    stored_logprobs,
+)
 from retro_lightning.training.phases import Phase
 from retro_lightning.trajectory import Trajectory
 from tests.fits import Fit, assert_same
@@ -231,6 +238,22 @@ def test_nothing_is_written_beside_the_logs(whole: Fit, logs: Path) -> None:
 def test_no_environment_needs_logs(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"data\.environments is empty.*StoredHistory"):
         Fit(tmp_path / "run", tmp_path / "cache", data={"environments": {}})
+
+
+@pytest.mark.parametrize("read", [stored_logprobs, lambda *a: score(*a, tasks=[0, 0])])
+def test_log_probabilities_that_are_not_finite_are_named(read: Any) -> None:
+    policy = tiny.policy(tok=tiny.word_tokenizer())
+    whole, damaged = (
+        replace(one, steps=tuple(replace(step, observation=seen) for step in one.steps))
+        for one, seen in ((tiny.trajectory(0, 3), "a red ball"), (tiny.trajectory(1, 3), "nothing"))
+    )
+    batch = collate(policy.transcript.encode_many([whole, damaged]), [whole, damaged])
+    with torch.no_grad():
+        assert len(read(policy, [batch])) == 2
+        [token] = policy.tokenizer.encode("nothing")
+        policy.lm.get_input_embeddings().weight[token] = torch.nan
+        with pytest.raises(ValueError, match=r"^task tiny:1, step 0: .* logits are not finite"):
+            read(policy, [batch])
 
 
 def test_held_out_metrics_by_hand() -> None:
