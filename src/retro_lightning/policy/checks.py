@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from retro_lightning.policy.candidates import pack
 from retro_lightning.policy.forward import decoder, hidden_states
+from retro_lightning.policy.head import OutputHead
 from retro_lightning.policy.loading import causal_lm, context_length
 from retro_lightning.policy.scoring import ScoredTrie
 from retro_lightning.policy.trie import IntArray, TokenTrie
@@ -73,7 +74,7 @@ def _check_logits(lm: nn.Module, tokens_BT: Tensor) -> Tensor:
     model = causal_lm(lm)
     with _one_sentence(f"{type(model).__name__} is no decoder below output embeddings"):
         hidden_BTH: Tensor = decoder(lm)(input_ids=tokens_BT, use_cache=False).last_hidden_state
-        ours = model.get_output_embeddings()(hidden_BTH)
+        ours = OutputHead.of(lm)(hidden_BTH)
         theirs = lm(input_ids=tokens_BT, use_cache=False).logits
     if not torch.isfinite(theirs).all():
         raise ValueError(
@@ -84,7 +85,7 @@ def _check_logits(lm: nn.Module, tokens_BT: Tensor) -> Tensor:
     if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
         raise ValueError(
             f"{type(model).__name__} does more to its logits than multiply hidden states by the "
-            "output embeddings (scaling or capping); it cannot be the policy"
+            "output embeddings, scale and cap; it cannot be the policy"
         )
     return hidden_BTH
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from retro_lightning.policy.actions import check_finite, log_softmax_numpy
 from retro_lightning.policy.batch import pad_children
-from retro_lightning.policy.loading import causal_lm
+from retro_lightning.policy.head import OutputHead
 from retro_lightning.policy.trie import FloatArray, TokenTrie
 
 
@@ -26,19 +26,11 @@ def child_logits(
         index_DC: The children, as indices into ``vocabulary_U``; padding may be anything valid.
 
     Returns:
-        Logits in float32, whatever the model computes in: a bfloat16 logit of 10 is only exact
-        to 0.06.
+        Logits [D, C]; see ``OutputHead.some``.
     """
     if len(vocabulary_U) == 0:
         return hidden_DH.new_zeros(index_DC.shape)
-    head = causal_lm(lm).get_output_embeddings()
-    if type(head) is nn.Linear:
-        bias = None if head.bias is None else head.bias[vocabulary_U].float()
-        weight_UH = head.weight[vocabulary_U].float()
-        logits_DU = nn.functional.linear(hidden_DH.float(), weight_UH, bias)
-    else:
-        logits_DU = head(hidden_DH)[:, vocabulary_U]
-    return logits_DU.gather(1, index_DC)
+    return OutputHead.of(lm).some(hidden_DH, vocabulary_U).gather(1, index_DC)
 
 
 def node_log_probs(

@@ -13,7 +13,7 @@ from retro_lightning.policy.actions import LogitsNotFinite, log_softmax
 from retro_lightning.policy.batch import Batch
 from retro_lightning.policy.decisions import child_logits
 from retro_lightning.policy.forward import hidden_states
-from retro_lightning.policy.loading import causal_lm
+from retro_lightning.policy.head import OutputHead
 from retro_lightning.policy.scores import WholeActions
 from retro_lightning.policy.text import token_log_probs
 from retro_lightning.policy.trie import FloatArray
@@ -159,7 +159,7 @@ def _decisions(policy: Policy, batch: Batch, hidden_RTH: Tensor, hidden_DH: Tens
 def _texts(policy: Policy, batch: Batch, hidden_FH: Tensor) -> tuple[Tensor, Tensor]:
     return token_log_probs(
         hidden_FH,
-        causal_lm(policy.lm).get_output_embeddings(),
+        OutputHead.of(policy.lm),
         batch.text_token_F,
         batch.text_temperature_F,
         batch.text_kept_FK,

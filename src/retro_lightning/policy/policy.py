@@ -22,6 +22,7 @@ from retro_lightning.policy.conditioning import SoftPrompt, TaskConditioning
 from retro_lightning.policy.decisions import tree_log_probs
 from retro_lightning.policy.evaluation import Evaluation, action_log_probs, evaluate
 from retro_lightning.policy.forward import decoder, last_hidden_states
+from retro_lightning.policy.head import OutputHead
 from retro_lightning.policy.language_model import LanguageModelSource
 from retro_lightning.policy.loading import causal_lm, context_length, hidden_size
 from retro_lightning.policy.scores import WholeActions
@@ -147,7 +148,7 @@ class Policy(nn.Module):
         Raises:
             LogitsNotFinite: If they are not finite.
         """
-        logits_RV = causal_lm(self.lm).get_output_embeddings()(hidden_RH)
+        logits_RV = OutputHead.of(self.lm)(hidden_RH)
         values_RV: FloatArray = logits_RV.detach().to("cpu", torch.float64).numpy()
         check_finite(values_RV, rows)
         return values_RV

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from retro_lightning.policy.actions import check_finite, log_softmax, log_softmax_numpy
 from retro_lightning.policy.candidates import Candidates, Edges, Packed, edges, pack_bare
 from retro_lightning.policy.forward import hidden_states
-from retro_lightning.policy.loading import causal_lm
+from retro_lightning.policy.head import OutputHead
 from retro_lightning.policy.scoring import ScoredTrie
 from retro_lightning.policy.trie import FloatArray
 
@@ -32,7 +32,7 @@ class WholeActions:
 
     def __init__(self, lm: nn.Module) -> None:
         self._lm = lm
-        self._head: Head = causal_lm(lm).get_output_embeddings()
+        self._head = OutputHead.of(lm)
 
     def table(self, candidates: Candidates, hidden_BLH: Tensor, mask_DC: Tensor) -> Tensor:
         """Log-probabilities of all candidates of each state, with gradient.
@@ -89,8 +89,9 @@ class WholeActions:
         return self._scores(bare.edges, hidden_NLH)
 
     def _scores(self, where: Edges, hidden_BLH: Tensor) -> Tensor:
-        vocabulary = int(causal_lm(self._lm).config.get_text_config().vocab_size)
-        sums_K = summed_log_probs(hidden_BLH.flatten(0, 1), where, self._head, vocabulary)
+        sums_K = summed_log_probs(
+            hidden_BLH.flatten(0, 1), where, self._head, self._head.vocabulary
+        )
         return sums_K / where.divisor_K
 
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from retro_lightning.policy.actions import log_softmax_numpy
+from retro_lightning.policy.head import OutputHead
 from retro_lightning.policy.trie import FloatArray, IntArray
 
 _LOGITS_AT_ONCE = 2**25
@@ -79,7 +80,7 @@ class TextSampling:
 
 def token_log_probs(
     hidden_FH: Tensor,
-    head: nn.Module,
+    head: OutputHead,
     token_F: Tensor,
     temperature_F: Tensor,
     kept_FK: Tensor,
@@ -88,7 +89,7 @@ def token_log_probs(
 
     Args:
         hidden_FH: Hidden state that each token is drawn after.
-        head: The output embeddings.
+        head: Makes logits.
         token_F: The tokens.
         temperature_F: What the logits are divided by.
         kept_FK: Tokens that each was sampled from, padded with -1; a row of -1 alone means the
@@ -98,9 +99,7 @@ def token_log_probs(
         Log-probability of each token and entropy, in nats, of the distribution it was drawn from
         [F], both float32.
     """
-    weight = head.weight
-    assert isinstance(weight, Tensor)
-    rows = max(1, _LOGITS_AT_ONCE // len(weight))
+    rows = max(1, _LOGITS_AT_ONCE // head.vocabulary)
     parts = []
     for start in range(0, len(token_F), rows):
         part = slice(start, start + rows)
@@ -116,7 +115,7 @@ def token_log_probs(
 
 
 def _token_log_probs(
-    hidden_FH: Tensor, head: nn.Module, token_F: Tensor, temperature_F: Tensor, kept_FK: Tensor
+    hidden_FH: Tensor, head: OutputHead, token_F: Tensor, temperature_F: Tensor, kept_FK: Tensor
 ) -> tuple[Tensor, Tensor]:
     logits_FV = head(hidden_FH).float() / temperature_F[:, None]
     if kept_FK.shape[1]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import tiny
 from retro_lightning.policy import text as room
 from retro_lightning.policy.batch import Batch, collate
+from retro_lightning.policy.head import OutputHead
 from retro_lightning.policy.policy import Policy
 from retro_lightning.policy.text import TextSampling
 from retro_lightning.policy.transcript import Transcript
@@ -243,7 +244,9 @@ def test_gradients_of_the_token_log_probs() -> None:
     kept_FK = torch.tensor([[-1, -1, -1], [0, 2, 5], [2, -1, -1], [1, 2, -1]])
     token_F = torch.tensor([4, 5, 2, 1])
     temperature_F = torch.tensor([1.0, 0.5, 2.0, 1.5])
-    logprobs_F, entropy_F = room.token_log_probs(hidden_FH, head, token_F, temperature_F, kept_FK)
+    logprobs_F, entropy_F = room.token_log_probs(
+        hidden_FH, OutputHead(head), token_F, temperature_F, kept_FK
+    )
     said = logprobs_F.sum() + entropy_F.sum()
     said.backward()
     # By finite differences in float64.

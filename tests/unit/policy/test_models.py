@@ -14,10 +14,14 @@ from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     BertGenerationConfig,
+    Cohere2Config,
+    CohereConfig,
     DogeConfig,
     FalconConfig,
+    Gemma2Config,
     Gemma3TextConfig,
     GPTNeoConfig,
+    GraniteConfig,
     Lfm2Config,
     MistralConfig,
     MptConfig,
@@ -475,6 +479,17 @@ def test_models_that_packed_rows_would_be_scored_wrongly_by_are_refused(kind: st
         OPTConfig(**LAYERS, vocab_size=300, hidden_size=32, ffn_dim=64, word_embed_proj_dim=32),
         Gemma3TextConfig(**SHAPE | LAYERS, num_key_value_heads=2, head_dim=8, sliding_window=300),
         Qwen3Config(**SHAPE | LAYERS, num_key_value_heads=2, head_dim=8),
+        # Logits are scaled or capped, by much, so that it would show.
+        CohereConfig(**SHAPE | LAYERS, logit_scale=0.3),
+        Cohere2Config(**SHAPE | LAYERS, logit_scale=0.3, num_key_value_heads=2),
+        GraniteConfig(**SHAPE | LAYERS, logits_scaling=3.0),
+        Gemma2Config(
+            **SHAPE | LAYERS,
+            num_key_value_heads=2,
+            head_dim=8,
+            sliding_window=300,
+            final_logit_softcapping=2.0,
+        ),
     ],
     ids=lambda config: config.model_type,
 )
