@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -10,8 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from retro_lightning.policy.alone import read_alone
 from retro_lightning.policy.candidates import pack
-from retro_lightning.policy.forward import decoder, hidden_states
+from retro_lightning.policy.forward import decoder, hidden_states, turn_by_turn
 from retro_lightning.policy.head import OutputHead
 from retro_lightning.policy.loading import causal_lm, context_length
 from retro_lightning.policy.scoring import ScoredTrie
@@ -50,12 +52,6 @@ def check_model(lm: nn.Module, tokens: int) -> None:
             f"the tokenizer has {tokens} tokens but {name} has embeddings for "
             f"{known}: use the model's own tokenizer, or resize its embeddings"
         )
-    kept = getattr(model.config.get_text_config(), "keep_window_size", None)
-    if kept is not None:
-        raise ValueError(
-            f"{name} attends to {kept} keys at most (keep_window_size), whichever rows and "
-            f"actions share a forward pass; it cannot be the policy: {_INSTEAD}"
-        )
     length = min(_LENGTH, context_length(lm))
     ids_BT = (np.arange(length) + np.array([[0], [3]])) % known
     tokens_BT = torch.from_numpy(ids_BT).to(next(lm.parameters()).device)
@@ -64,9 +60,35 @@ def check_model(lm: nn.Module, tokens: int) -> None:
     try:
         hidden_BTH = _check_logits(lm, tokens_BT)
         if length == _LENGTH:
-            _check_packed(lm, ids_BT.astype(np.int32), hidden_BTH)
+            _choose_rows(lm, ids_BT.astype(np.int32), hidden_BTH)
     finally:
         lm.train(training)
+
+
+def _choose_rows(lm: nn.Module, ids_BT: npt.NDArray[np.int32], plain_BTH: Tensor) -> None:
+    """Have rows share forward passes if the model can read them so, else each alone."""
+    name = type(causal_lm(lm)).__name__
+    # A short probe would not meet a limit of keys, which tokens to come take part in.
+    kept = getattr(causal_lm(lm).config.get_text_config(), "keep_window_size", None)
+    if kept is not None:
+        raise ValueError(
+            f"{name} attends to {kept} keys at most (keep_window_size), which ones depends on "
+            f"tokens that come after; it cannot be the policy: {_INSTEAD}"
+        )
+    read_alone(lm, False)
+    try:
+        _check_packed(lm, ids_BT, plain_BTH, f"{name} cannot read rows that share a forward pass")
+    except ValueError as error:
+        reason = str(error)
+    else:
+        return
+    read_alone(lm, True)
+    _check_packed(lm, ids_BT, plain_BTH, f"{name} reads a token otherwise when others follow it")
+    warnings.warn(
+        f"{name} reads every row alone and every action as a row, which is several times slower: "
+        f"{reason}",
+        stacklevel=3,
+    )
 
 
 def _check_logits(lm: nn.Module, tokens_BT: Tensor) -> Tensor:
@@ -90,17 +112,15 @@ def _check_logits(lm: nn.Module, tokens_BT: Tensor) -> Tensor:
     return hidden_BTH
 
 
-def _check_packed(lm: nn.Module, ids_BT: npt.NDArray[np.int32], plain_BTH: Tensor) -> None:
-    """A shared forward pass must give each row, and each branch of a tree, what it gets alone."""
+def _check_packed(
+    lm: nn.Module, ids_BT: npt.NDArray[np.int32], plain_BTH: Tensor, refused: str
+) -> None:
+    """Rows of different lengths, and each branch of a tree, must read what they read alone."""
     starts, ends = (4, 1), (5, 6)
     # The branch that is looked at lies behind another one, and goes on as the row itself does.
     branches = [row[end : end + 2].tolist() for row, end in zip(ids_BT, ends, strict=True)]
     tries = [ScoredTrie([[b, a], [a, b]], end=a, divisors=[1.0, 1.0]) for a, b in branches]
     prefixes = [row[:end] for row, end in zip(ids_BT, ends, strict=True)]
-    refused = (
-        f"{type(causal_lm(lm)).__name__} cannot read rows of different lengths, with trees of "
-        "actions behind them, in one forward pass"
-    )
     with _one_sentence(refused):
         cached_RWH = _in_turns(lm, prefixes, starts, tries)
         packed = pack(prefixes, [[end - 1] for end in ends], [[trie] for trie in tries])
@@ -122,10 +142,7 @@ def _in_turns(
     lm: nn.Module, rows: Sequence[IntArray], starts: Sequence[int], tries: Sequence[TokenTrie]
 ) -> Tensor:
     """Hidden states after rows that were fed in two parts, and at the tree tokens behind them."""
-    from retro_lightning.policy.cache import CachedDecoder
-
-    layers = causal_lm(lm).config.get_text_config().num_hidden_layers
-    cache = CachedDecoder(decoder(lm), layers=layers, rows=len(rows), max_length=_LENGTH)
+    cache = turn_by_turn(lm, rows=len(rows), max_length=_LENGTH)
     numbers = range(len(rows))
     for number in numbers:
         cache.start(number)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from retro_lightning.policy.alone import AloneDecoder, packed_alone, reads_alone
 from retro_lightning.policy.candidates import Packed
 from retro_lightning.policy.loading import causal_lm, context_length
+
+if TYPE_CHECKING:
+    from retro_lightning.policy.cache import CachedDecoder
 
 
 def decoder(lm: nn.Module) -> Any:
@@ -34,6 +38,8 @@ def hidden_states(
     if packed is None and prompts_BH is None:
         plain_BTH: Tensor = decoder(lm)(input_ids=tokens_BT, use_cache=False).last_hidden_state
         return plain_BTH
+    if packed is not None and reads_alone(lm):
+        return packed_alone(lm, packed, prompts_BH)
     virtual = int(prompts_BH is not None)
     layout = {} if packed is None else _layout(lm, packed, virtual)
     embed = causal_lm(lm).get_input_embeddings()
@@ -57,6 +63,22 @@ def _layout(lm: nn.Module, packed: Packed, virtual: int) -> dict[str, Tensor]:
     # Actions that would go beyond the context stay at its last position.
     last = context_length(lm) - 1
     return {"position_ids": positions_BL.clamp(max=last), "attention_mask": bias_BLL[:, None]}
+
+
+def turn_by_turn(lm: nn.Module, *, rows: int, max_length: int) -> CachedDecoder | AloneDecoder:
+    """A decoder that is fed row by row, with a key-value cache unless rows are read alone.
+
+    Args:
+        lm: The causal LM.
+        rows: How many sequences are kept at most.
+        max_length: Most tokens of a sequence.
+    """
+    from retro_lightning.policy.cache import CachedDecoder
+
+    if reads_alone(lm):
+        return AloneDecoder(lm, rows=rows)
+    layers = causal_lm(lm).config.get_text_config().num_hidden_layers
+    return CachedDecoder(decoder(lm), layers=layers, rows=rows, max_length=max_length)
 
 
 @torch.no_grad()

@@ -201,19 +201,24 @@ def hidden_size(model: nn.Module) -> int:
     return int(causal_lm(model).config.get_text_config().hidden_size)
 
 
+_CONTEXT = ("max_position_embeddings", "max_seq_len", "seq_length", "context_length")
+"""What configurations call the most tokens of a sequence: most, MPT, BLOOM, RWKV."""
+
+
 def context_length(model: nn.Module) -> int:
     """Most tokens of a sequence: the position limit, or the attention window if that is less.
 
     Raises:
-        ValueError: If the model has no attention over numbered positions (recurrent models).
+        ValueError: If the model states none, as recurrent ones may.
     """
     config = causal_lm(model).config.get_text_config()
-    length = getattr(config, "max_position_embeddings", None)
-    if length is None:
+    stated = [found for name in _CONTEXT if (found := getattr(config, name, None)) is not None]
+    if not stated:
         raise ValueError(
-            f"{type(causal_lm(model)).__name__} states no max_position_embeddings: it cannot be "
-            "the policy, whose context must be known"
+            f"{type(causal_lm(model)).__name__} states no context length: write the most tokens of "
+            "a sequence as max_position_embeddings into its config.json"
         )
+    length = stated[0]
     layers = getattr(config, "layer_types", None)
     window = getattr(config, "sliding_window", None)
     windowed = layers is None or "sliding_attention" in layers

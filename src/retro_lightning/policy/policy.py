@@ -21,7 +21,7 @@ from retro_lightning.policy.checks import check_model
 from retro_lightning.policy.conditioning import SoftPrompt, TaskConditioning
 from retro_lightning.policy.decisions import tree_log_probs
 from retro_lightning.policy.evaluation import Evaluation, action_log_probs, evaluate
-from retro_lightning.policy.forward import decoder, last_hidden_states
+from retro_lightning.policy.forward import last_hidden_states, turn_by_turn
 from retro_lightning.policy.head import OutputHead
 from retro_lightning.policy.language_model import LanguageModelSource
 from retro_lightning.policy.loading import causal_lm, context_length, hidden_size
@@ -37,6 +37,7 @@ from retro_lightning.trajectory import Task, Trajectory
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from retro_lightning.policy.alone import AloneDecoder
     from retro_lightning.policy.cache import CachedDecoder
 
 
@@ -170,12 +171,9 @@ class Policy(nn.Module):
         """The whole distribution over valid actions at every step; see ``evaluation``."""
         return action_log_probs(self, trajectory)
 
-    def cached_decoder(self, rows: int) -> CachedDecoder:
-        """An empty key-value cache for ``rows`` sequences."""
-        from retro_lightning.policy.cache import CachedDecoder
-
-        layers = causal_lm(self.lm).config.get_text_config().num_hidden_layers
-        return CachedDecoder(decoder(self.lm), layers=layers, rows=rows, max_length=self.max_length)
+    def cached_decoder(self, rows: int) -> CachedDecoder | AloneDecoder:
+        """A decoder for ``rows`` sequences that remembers what it has read."""
+        return turn_by_turn(self.lm, rows=rows, max_length=self.max_length)
 
     @property
     def has_reference(self) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
+from retro_lightning.policy.alone import AloneDecoder
 from retro_lightning.policy.cache import CachedDecoder
 from retro_lightning.policy.policy import Policy
 from retro_lightning.policy.text import TextSampling
@@ -51,7 +52,7 @@ class Text:
 
 def write(
     policy: Policy,
-    decoder: CachedDecoder,
+    decoder: CachedDecoder | AloneDecoder,
     rows: Sequence[int],
     hidden_RH: Tensor,
     *,

@@ -28,6 +28,7 @@ from transformers import (
     OPTConfig,
     PreTrainedConfig,
     Qwen3Config,
+    Qwen3NextConfig,
 )
 
 import naive
@@ -35,6 +36,7 @@ import tiny
 from retro_lightning.environments.base import make_tasks
 from retro_lightning.policy.actions import ActionDistribution, TrieConstrained
 from retro_lightning.policy.batch import collate
+from retro_lightning.policy.conditioning import LearnedTaskEmbedding
 from retro_lightning.policy.language_model import LoraSettings, PretrainedLM
 from retro_lightning.policy.loading import loading_of
 from retro_lightning.policy.policy import Policy
@@ -411,7 +413,7 @@ def wrapped(lm: nn.Module) -> Policy:
 
 SHAPE = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "initializer_range": 0.2}
 LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 512}
-OF_OTHER_KINDS: dict[str, tuple[PreTrainedConfig, str]] = {
+READ_ALONE: dict[str, tuple[PreTrainedConfig, str]] = {
     # Its attention masks the keys' slots itself, as if all rows ended at the same one.
     "gpt_neo": (
         GPTNeoConfig(
@@ -421,6 +423,7 @@ OF_OTHER_KINDS: dict[str, tuple[PreTrainedConfig, str]] = {
             num_heads=4,
             attention_types=[[["global", "local"], 1]],
             max_position_embeddings=2048,
+            window_size=16,
             initializer_range=0.2,
         ),
         "hidden states are off by",
@@ -441,6 +444,7 @@ OF_OTHER_KINDS: dict[str, tuple[PreTrainedConfig, str]] = {
         FalconConfig(**SHAPE | LAYERS, alibi=True),
         r"ValueError: too many values to unpack \(expected 2\)",
     ),
+    # A state runs along the row.
     "lfm2": (
         Lfm2Config(
             **SHAPE | LAYERS,
@@ -450,22 +454,81 @@ OF_OTHER_KINDS: dict[str, tuple[PreTrainedConfig, str]] = {
         ),
         "ValueError: Cannot get conv state",
     ),
-    "bert, which sees what comes after": (
-        BertGenerationConfig(**SHAPE | LAYERS),
-        "hidden states are off by",
+    "qwen3_next": (
+        Qwen3NextConfig(
+            **SHAPE | LAYERS,
+            num_key_value_heads=2,
+            head_dim=8,
+            linear_num_key_heads=2,
+            linear_num_value_heads=2,
+            linear_key_head_dim=8,
+            linear_value_head_dim=8,
+            num_experts=0,
+            layer_types=["linear_attention", "full_attention"],
+        ),
+        "",
     ),
 }
 
 
-@pytest.mark.parametrize("kind", OF_OTHER_KINDS)
-def test_models_that_packed_rows_would_be_scored_wrongly_by_are_refused(kind: str) -> None:
-    config, why = OF_OTHER_KINDS[kind]
+@pytest.mark.parametrize("prompted", [False, True])
+@pytest.mark.parametrize("distribution", [TrieConstrained(), SequenceScore()])
+@pytest.mark.parametrize("kind", READ_ALONE)
+def test_rows_are_read_alone_where_they_cannot_share_a_pass(
+    kind: str, distribution: ActionDistribution, prompted: bool
+) -> None:
+    config, why = READ_ALONE[kind]
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         lm = AutoModelForCausalLM.from_config(config)
+    embeddings = lm.get_input_embeddings().weight
+    prompt = LearnedTaskEmbedding(["corridor"]).build(embeddings, 0) if prompted else None
+    head = ValueHeadSettings().build(32, 0)
+    with pytest.warns(UserWarning, match=rf"reads every row alone .*slower: .*{why}"):
+        policy = Policy(
+            lm, tiny.tokenizer(), value_head=head, distribution=distribution, soft_prompt=prompt
+        ).eval()
+    assert disagreement(policy, 4) < 1e-4
+    if prompted:
+        return
+    trajectory = tiny.trajectory(1, 6)
+    with torch.no_grad():
+        for number, every in enumerate(policy.action_log_probs(trajectory)):
+            oracle = (
+                naive.whole(policy, trajectory, number, distribution.kind)
+                if distribution.whole
+                else naive.trie_constrained(policy, trajectory, number)
+            )
+            np.testing.assert_allclose(every, oracle, atol=1e-4)
+
+
+def test_whole_actions_teach_a_model_whose_rows_are_read_alone() -> None:
+    config, _ = READ_ALONE["mpt"]
+    lm = AutoModelForCausalLM.from_config(config)
+    with pytest.warns(UserWarning, match="reads every row alone"):
+        policy = Policy(
+            lm,
+            tiny.tokenizer(),
+            value_head=ValueHeadSettings().build(32, 0),
+            distribution=SequenceScore(),
+        )
+    logprobs(policy, TRAJECTORIES).sum().backward()
+    assert all(p.grad is not None for p in lm.parameters())
+
+
+def test_a_model_that_forgets_keys_in_long_rows_is_refused() -> None:
+    lm = AutoModelForCausalLM.from_config(DogeConfig(**SHAPE | LAYERS, keep_window_size=128))
+    with pytest.raises(
+        ValueError, match=r"^DogeForCausalLM attends to 128 keys .*keep_window_size"
+    ):
+        wrapped(lm)
+
+
+def test_a_model_that_sees_what_comes_after_is_refused() -> None:
+    lm = AutoModelForCausalLM.from_config(BertGenerationConfig(**SHAPE | LAYERS))
     with pytest.raises(
         ValueError,
-        match=rf"^{type(lm).__name__} cannot read rows of .*: {why}[^\n]*; use a [^\n]*$",
+        match=r"^BertGenerationDecoder reads a token otherwise when others follow it: .*; use a ",
     ):
         wrapped(lm)
     assert lm.training  # as it was
@@ -512,14 +575,6 @@ def test_models_of_other_kinds_equal_the_naive_scorer_when_rows_are_packed(
             )
             np.testing.assert_allclose(every, oracle, atol=1e-4)
     assert disagreement(policy, 4) < 1e-4
-
-
-def test_a_model_that_forgets_keys_in_long_rows_is_refused() -> None:
-    lm = AutoModelForCausalLM.from_config(DogeConfig(**SHAPE | LAYERS, keep_window_size=128))
-    with pytest.raises(
-        ValueError, match=r"^DogeForCausalLM attends to 128 keys .*keep_window_size"
-    ):
-        wrapped(lm)
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)

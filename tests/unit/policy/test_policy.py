@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, MambaConfig, MptConfig
 
 import tiny
 from retro_lightning.policy.batch import Batch, collate
@@ -60,6 +61,15 @@ def test_context_is_the_position_limit_or_the_attention_window() -> None:
     assert context_length(model) == 77  # no layer slides
     model.config.layer_types = ["full_attention", "sliding_attention"]
     assert context_length(model) == 50
+    mpt = AutoModelForCausalLM.from_config(
+        MptConfig(vocab_size=9, d_model=8, n_layers=1, n_heads=2, max_seq_len=33)
+    )
+    assert context_length(mpt) == 33
+    mamba = AutoModelForCausalLM.from_config(
+        MambaConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, state_size=4)
+    )
+    with pytest.raises(ValueError, match="MambaForCausalLM states no context length: write the"):
+        context_length(mamba)
 
 
 def test_entropy_is_summed_over_the_visited_nodes() -> None:
