@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import gymnasium
 import lightning as L
@@ -34,6 +35,24 @@ class Corridor(gymnasium.Env[str, str]):
 
     def __init__(self, level: str, size: int = 5) -> None:
         self.level, self.size = level, size
+
+
+@dataclass(frozen=True)
+class Shade:
+    """Settings that are a class."""
+
+    depth: int = 1
+
+
+class Shaded(Part):
+    """A part with such settings.
+
+    Args:
+        shade: The settings.
+    """
+
+    def __init__(self, shade: Shade | None = None) -> None:
+        self.shade = shade
 
 
 class DummyModule(L.LightningModule):

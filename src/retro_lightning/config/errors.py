@@ -107,7 +107,10 @@ def _bad_value(key: str, rest: str, args: Sequence[str]) -> ConfigError:
     found = [match["path"] or match["named"] for match in _CLASS.finditer(rest)]
     path = found[-1] if found else None
     if inner := list(re.finditer(r'Parser key "([^"]+)"', rest)):
-        name, rest = inner[-1][1], rest[inner[-1].end() :]
+        name, rest = inner[-1][1], rest[inner[-1].end() :].lstrip(": \n")
+        classes = [match["path"] or match["named"] for match in _CLASS.finditer(rest)]
+        if classes and (match := _NOT_ACCEPTED.search(rest)):  # settings that are a class
+            return _no_argument(key, match["key"], classes[-1], args)
         last = name.split(".")[-1]
         given = [word.partition("=")[0].lstrip("-") for word in args if word.startswith("--")]
         option = [each for each in given if each.startswith(f"{key}.") and each.endswith(last)]
@@ -117,12 +120,7 @@ def _bad_value(key: str, rest: str, args: Sequence[str]) -> ConfigError:
         full = option[-1] if option else place.key if place else f"{key}.{name}"
         return _wrong_type(_where(place, full, args), rest)
     if path is not None and (match := _NOT_ACCEPTED.search(rest)):
-        name = match["key"].split(".")[-1]
-        place = _find(args, under=key, last=name)
-        hint = nearest(name, _parameters(path))
-        suggestion = f"did you mean {hint}?" if hint else _parameter_list(path)
-        where = _where(place, place.key if place else f"{key}.{name}", args)
-        return ConfigError(f"{where} is not an argument of {path}; {suggestion}")
+        return _no_argument(key, match["key"], path, args)
     match = _WRONG_CLASS.search(rest)
     path = (match["path"] or match["given"]) if match else path
     place = _find(args, under=key, value=path) if path is not None else None
@@ -134,6 +132,16 @@ def _bad_value(key: str, rest: str, args: Sequence[str]) -> ConfigError:
     if path is not None and _NO_CLASS.search(rest):
         return ConfigError(f"{where}: {_no_such_class(path)}")
     return _wrong_type(_where(_find(args, key=key), key, args), rest)
+
+
+def _no_argument(key: str, option: str, path: str, args: Sequence[str]) -> ConfigError:
+    """An argument, under a key, that a class does not take."""
+    name = option.split(".")[-1]
+    place = _find(args, under=key, last=name)
+    hint = nearest(name, _parameters(path))
+    suggestion = f"did you mean {hint}?" if hint else _parameter_list(path)
+    where = _where(place, place.key if place else f"{key}.{name}", args)
+    return ConfigError(f"{where} is not an argument of {path}; {suggestion}")
 
 
 def _wrong_type(where: str, rest: str) -> ConfigError:

@@ -39,6 +39,20 @@ IN_FILES = {
         "bad.yaml, line 1: model.part.init_args.zzz is not an argument of "
         "tests.dummies.Coefficient; it takes coefficient",
     ),
+    "misspelt setting of a part": (
+        PART + "Shaded, init_args: {shade: {dept: 2}}}}",
+        "bad.yaml, line 1: model.part.init_args.shade.dept is not an argument of "
+        "tests.dummies.Shade; did you mean depth?",
+    ),
+    "setting like no other": (
+        PART + "Shaded, init_args: {shade: {zzz: 2}}}}",
+        "bad.yaml, line 1: model.part.init_args.shade.zzz is not an argument of "
+        "tests.dummies.Shade; it takes depth",
+    ),
+    "setting of a wrong kind": (
+        PART + "Shaded, init_args: {shade: {depth: deep}}}}",
+        "bad.yaml, line 1: model.part.init_args.shade.depth is 'deep'; give a whole number",
+    ),
     "misspelt argument in a list": (
         "model: {parts: [{class_path: tests.dummies.Coefficient, init_args: {coeficient: 1}}]}",
         "bad.yaml, line 1: model.parts.0.init_args.coeficient is not an argument of "
