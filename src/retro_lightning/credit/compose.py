@@ -15,12 +15,8 @@ from torch import Tensor
 
 from retro_lightning.credit.advantages import Advantage, ReturnToGo, VTrace
 from retro_lightning.credit.contradictions import contradiction
-from retro_lightning.credit.diagnostics import (
-    NOTHING,
-    approximate_kl,
-    effective_sample_size,
-    masked_mean,
-)
+from retro_lightning.credit.diagnostics import NOTHING
+from retro_lightning.credit.estimator_metrics import estimator_metrics
 from retro_lightning.credit.losses import masked_total
 from retro_lightning.credit.objective import (
     LossNormalisation,
@@ -41,6 +37,7 @@ from retro_lightning.credit.ratios import (
 from retro_lightning.credit.returns import returns_to_go, vtrace
 from retro_lightning.credit.scales import advantage_moments, advantage_std
 from retro_lightning.credit.terms import CreditInputs, LossTerms
+from retro_lightning.credit.token_level import stopped_share, token_losses
 from retro_lightning.credit.weightings import Clipped, Unweighted, Weighting
 
 RatioLevel = Literal["action", "token", "length_normalised"]
@@ -234,7 +231,7 @@ class Estimator(Objective):
             loss=loss,
             metrics={
                 "loss_policy": policy.detach(),
-                **self._metrics(inputs, detached_BS, advantages_BS, learnt_BS),
+                **estimator_metrics(self, inputs, detached_BS, advantages_BS, learnt_BS),
                 **value_metrics,
                 **self.weighting.metrics(inputs, stopped_BS, learnt_BS),
             },
@@ -260,7 +257,8 @@ class Estimator(Objective):
         if not isinstance(self.weighting, Clipped):
             return self.weighting.losses(logprobs_BS, log_ratio_BS, scaled_BS, inputs)
         if self.ratio_level == "token":
-            loss_BS = self._token_losses(self.weighting, inputs, scaled_BS)
+            self._need_tokens(inputs)
+            loss_BS = token_losses(self.weighting, inputs, scaled_BS)
         else:
             loss_BS = self.weighting.losses(logprobs_BS, log_ratio_BS, scaled_BS, inputs)
         return self._correction(self.weighting, inputs) * loss_BS
@@ -270,34 +268,23 @@ class Estimator(Objective):
         old_BS = self._given(inputs, "proximal_logprobs_BS")
         return weighting.correction(log_ratio_to_behaviour(old_BS, inputs))
 
-    def _token_losses(self, weighting: Clipped, inputs: CreditInputs, scaled_BS: Tensor) -> Tensor:
-        """Loss of each step, its tokens' losses added up."""
-        logprobs_D = self._given(inputs, "token_logprobs_D")
-        old_D = self._given(inputs, "token_proximal_logprobs_D").detach()
-        place = (self._given(inputs, "token_row_D"), self._given(inputs, "token_step_D"))
-        loss_D = weighting.losses(logprobs_D, logprobs_D - old_D, scaled_BS[place], inputs)
-        return torch.zeros_like(scaled_BS).index_put(place, loss_D, accumulate=True)
+    def _need_tokens(self, inputs: CreditInputs) -> None:
+        for name in ("logprobs", "proximal_logprobs", "row", "step"):
+            self._given(inputs, f"token_{name}_D")
 
     def _stopped(self, inputs: CreditInputs, log_ratio_BS: Tensor, scaled_BS: Tensor) -> Tensor:
         """Share of each action that no longer moves: clipped, or of a weight that is nothing.
 
-        0 or 1, or at the level of tokens the share of its tokens; 1 if it has none.
+        0 or 1; at the level of tokens the share of its tokens.
         """
-        if self.ratio_level != "token":
-            weights_BS = self.weighting.weights(log_ratio_BS, scaled_BS)
-            if isinstance(self.weighting, Clipped):
-                weights_BS = weights_BS * self._correction(self.weighting, inputs)
-            stopped_BS = self.weighting.stopped(log_ratio_BS, scaled_BS) | (weights_BS < NOTHING)
-            return stopped_BS.to(scaled_BS.dtype)
-        place = (self._given(inputs, "token_row_D"), self._given(inputs, "token_step_D"))
-        old_D = self._given(inputs, "token_proximal_logprobs_D")
-        log_ratio_D = self._given(inputs, "token_logprobs_D").detach() - old_D
-        moving_D = ~self.weighting.stopped(log_ratio_D, scaled_BS[place])
-        counts = [
-            torch.zeros_like(scaled_BS).index_put(place, one_D.to(scaled_BS), accumulate=True)
-            for one_D in (moving_D, torch.ones_like(moving_D))
-        ]
-        return 1.0 - counts[0] / counts[1].clamp(min=1.0)
+        weights_BS = self.weighting.weights(log_ratio_BS, scaled_BS)
+        stopped_BS = self.weighting.stopped(log_ratio_BS, scaled_BS).to(scaled_BS.dtype)
+        if isinstance(self.weighting, Clipped):
+            weights_BS = weights_BS * self._correction(self.weighting, inputs)
+            if self.ratio_level == "token":
+                weights_BS = self._correction(self.weighting, inputs)
+                stopped_BS = stopped_share(self.weighting, inputs, scaled_BS)
+        return stopped_BS.masked_fill(weights_BS < NOTHING, 1.0)
 
     def _kl(self, inputs: CreditInputs) -> Tensor:
         """Cost of each step for having moved away from the reference, with gradient."""
@@ -310,31 +297,3 @@ class Estimator(Objective):
             return self._given(inputs, "reference_kl_BS")
         log_ratio_BS = inputs.logprobs_BS - self._given(inputs, "reference_logprobs_BS").detach()
         return 0.5 * torch.where(inputs.steps_BS, log_ratio_BS, 0.0).square()
-
-    def _metrics(
-        self, inputs: CreditInputs, log_ratio_BS: Tensor, advantages_BS: Tensor, learnt_BS: Tensor
-    ) -> dict[str, Tensor]:
-        """Entropy, spread of the advantages and how far ratios are from 1."""
-        steps_BS = inputs.steps_BS
-        metrics = {"entropy": masked_mean(inputs.entropies_BS.detach(), steps_BS)}
-        if self.weighting.reads_advantages:
-            metrics["advantage_std"] = advantages_BS[steps_BS].std(correction=0)
-            weights_BS = self.weighting.weights(log_ratio_BS, advantages_BS)
-            count = learnt_BS.sum().clamp(min=1)
-            size = effective_sample_size(weights_BS, learnt_BS)
-            metrics["effective_sample_share"] = size / count
-        if self.needs_behaviour:
-            metrics["left_out_share"] = (steps_BS & ~learnt_BS).sum() / steps_BS.sum().clamp(min=1)
-            metrics["approximate_kl"] = masked_mean(approximate_kl(log_ratio_BS), learnt_BS)
-        if inputs.reference_logprobs_BS is not None:
-            kl_BS = _reference_kl(inputs, inputs.reference_logprobs_BS)
-            metrics["reference_kl"] = masked_mean(kl_BS, steps_BS)
-        return metrics
-
-
-def _reference_kl(inputs: CreditInputs, reference_BS: Tensor) -> Tensor:
-    """KL(policy || reference) of each step, to be logged: exact, or for free text its k3."""
-    if inputs.reference_kl_BS is not None:
-        return inputs.reference_kl_BS.detach()
-    difference_BS = reference_BS - inputs.logprobs_BS.detach()
-    return approximate_kl(torch.where(inputs.steps_BS, difference_BS, 0.0))

@@ -21,7 +21,7 @@ from retro_lightning.policy.trie import IntArray, TokenTrie
 
 _MARK = "_reads_rows_alone"
 _ROWS = 64
-"""Rows of a forward pass without gradient."""
+"""Rows of a forward pass."""
 
 
 def reads_alone(lm: nn.Module) -> bool:
@@ -161,7 +161,7 @@ class AloneDecoder:
             for way in trees[r] or [np.zeros(0, dtype=np.int64)]:
                 at_RW[r, 1 + way, 0] = len(paths)
                 at_RW[r, 1 + way, 1] = len(tokens) + np.arange(len(way))
-                ahead = tries[r].tree_tokens[way] if tries is not None and len(way) else way
+                ahead = way if tries is None else tries[r].tree_tokens[way]
                 paths.append(np.concatenate([tokens, ahead]).astype(np.int64))
                 owners.append(row)
         prompts = [self._prompts[row] for row in owners] if self._prompts else None

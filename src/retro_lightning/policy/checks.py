@@ -68,7 +68,7 @@ def check_model(lm: nn.Module, tokens: int) -> None:
 def _choose_rows(lm: nn.Module, ids_BT: npt.NDArray[np.int32], plain_BTH: Tensor) -> None:
     """Have rows share forward passes if the model can read them so, else each alone."""
     name = type(causal_lm(lm)).__name__
-    # A short probe would not meet a limit of keys, which tokens to come take part in.
+    # Rows as short as the probe's do not meet such a limit.
     kept = getattr(causal_lm(lm).config.get_text_config(), "keep_window_size", None)
     if kept is not None:
         raise ValueError(

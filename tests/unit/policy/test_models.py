@@ -144,6 +144,19 @@ def test_of_a_trajectory_longer_than_the_context_the_first_steps_are_kept(tmp_pa
 
 
 # ---------------------------------------------------------------------- how weights are held
+def check_against_the_naive_scorer(policy: Policy) -> None:
+    """Whole distributions of a trajectory's steps must be those of one row for each candidate."""
+    trajectory, kind = tiny.trajectory(1, 6), policy.distribution.kind
+    with torch.no_grad():
+        for number, every in enumerate(policy.action_log_probs(trajectory)):
+            oracle = (
+                naive.whole(policy, trajectory, number, kind)
+                if policy.distribution.whole
+                else naive.trie_constrained(policy, trajectory, number)
+            )
+            np.testing.assert_allclose(every, oracle, atol=1e-4)
+
+
 def disagreement(policy: Policy, steps: int) -> float:
     """Largest difference between log-probabilities of rollouts and of training, in nats."""
     acted = [tiny.acted(policy, tiny.trajectory(seed, steps)) for seed in range(4)]
@@ -491,15 +504,7 @@ def test_rows_are_read_alone_where_they_cannot_share_a_pass(
     assert disagreement(policy, 4) < 1e-4
     if prompted:
         return
-    trajectory = tiny.trajectory(1, 6)
-    with torch.no_grad():
-        for number, every in enumerate(policy.action_log_probs(trajectory)):
-            oracle = (
-                naive.whole(policy, trajectory, number, distribution.kind)
-                if distribution.whole
-                else naive.trie_constrained(policy, trajectory, number)
-            )
-            np.testing.assert_allclose(every, oracle, atol=1e-4)
+    check_against_the_naive_scorer(policy)
 
 
 def test_whole_actions_teach_a_model_whose_rows_are_read_alone() -> None:
@@ -565,15 +570,7 @@ def test_models_of_other_kinds_equal_the_naive_scorer_when_rows_are_packed(
         lm = AutoModelForCausalLM.from_config(config)
     head = ValueHeadSettings().build(32, 0)
     policy = Policy(lm, tiny.tokenizer(), value_head=head, distribution=distribution).eval()
-    trajectory = tiny.trajectory(1, 6)
-    with torch.no_grad():
-        for number, every in enumerate(policy.action_log_probs(trajectory)):
-            oracle = (
-                naive.whole(policy, trajectory, number, distribution.kind)
-                if distribution.whole
-                else naive.trie_constrained(policy, trajectory, number)
-            )
-            np.testing.assert_allclose(every, oracle, atol=1e-4)
+    check_against_the_naive_scorer(policy)
     assert disagreement(policy, 4) < 1e-4
 
 

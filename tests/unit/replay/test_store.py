@@ -9,6 +9,7 @@ import resource
 import stat
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,8 @@ from retro_lightning.replay import shard as shard_module
 from retro_lightning.replay import shelf
 from retro_lightning.replay import store as store_module
 from retro_lightning.replay.records import content_hash
+from retro_lightning.replay.shard import ShardRecord
+from retro_lightning.replay.shelf import Shelf
 from retro_lightning.replay.store import ReplayStore
 from retro_lightning.trajectory import Trajectory
 from tests.support import random_trajectory
@@ -292,6 +295,27 @@ def test_whatever_bit_is_flipped_columns_are_as_published_or_left_out(
     assert found.index.returns.tolist() == [t.total_return for t in kept]
     assert len(found.verify()) == 1
     assert found.damaged or len(kept) == 7
+
+
+@pytest.mark.parametrize("place", [9, 200, -9, -200])
+def test_arrow_is_not_let_near_a_shard_whose_frame_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    store, made = filled(tmp_path, 3, 2)
+    name = store.snapshot()[1]
+    data = bytearray(data_file(store, name).read_bytes())
+    data[place] ^= 1
+    data_file(store, name).write_bytes(data)
+    real = Shelf.mapped
+
+    def mapped(self: Shelf, record: ShardRecord) -> Any:
+        assert record.name != name
+        return real(self, record)
+
+    monkeypatch.setattr(Shelf, "mapped", mapped)
+    with pytest.warns(UserWarning, match="left out: shard .* does not match its checksum"):
+        found = ReplayStore(tmp_path)
+    assert found.index.returns.tolist() == [t.total_return for t in made[:3]]
 
 
 def test_records_without_checksums_of_columns_are_compared_whole(tmp_path: Path) -> None:
