@@ -25,7 +25,6 @@ observation, thought, valid_actions, reflections, final_observation and recorded
 
 from __future__ import annotations
 
-import csv
 import itertools
 import math
 from collections.abc import Iterator
@@ -33,7 +32,7 @@ from typing import Any
 
 import yaml
 
-from retro_lightning.replay.formats import draft, tables
+from retro_lightning.replay.formats import comma_separated, draft, tables
 from retro_lightning.replay.formats.items import (
     Attempt,
     BadRecordError,
@@ -43,7 +42,6 @@ from retro_lightning.replay.formats.items import (
     Remark,
 )
 from retro_lightning.replay.formats.source import Source
-from retro_lightning.replay.formats.window import RECORD_LIMIT
 from retro_lightning.trajectory import Step, Trajectory
 
 Records = Iterator[tuple[int, dict[str, Any] | Reject]]
@@ -120,44 +118,7 @@ def load(options: Options) -> dict[str, str]:
 def _records(source: Source) -> Records:
     if source.path.suffix in (".parquet", ".arrow"):
         return tables.rows(source)
-    return _csv(source) if _is_csv(source) else source.records()
-
-
-def _is_csv(source: Source) -> bool:
-    return source.path.name.removesuffix(".gz").endswith(".csv")
-
-
-def _csv(source: Source) -> Records:
-    """Rows of a CSV file with a heading; a bad line is left out and told."""
-    bad: list[Reject] = []
-
-    def good() -> Iterator[str]:
-        for _, line in source.lines():
-            if isinstance(line, Reject):
-                bad.append(line)
-                yield "\n"  # keeps the count of lines; the reader passes over empty ones
-            else:
-                yield f"{line}\n"
-
-    csv.field_size_limit(RECORD_LIMIT)  # lines are no longer than that
-    reader = csv.DictReader(good(), strict=True)
-    while True:
-        try:
-            row = next(reader)
-        except StopIteration:
-            break
-        except csv.Error as error:
-            yield reader.line_num + 1, Reject(reader.line_num + 1, f"it is not CSV: {error}")
-            continue
-        while bad:
-            yield bad[0].line, bad.pop(0)
-        line = reader.line_num - sum(str(value).count("\n") for value in row.values())
-        if None in row or None in row.values():
-            yield line, Reject(line, f"it has not {len(reader.fieldnames or ())} fields")
-        else:
-            yield line, row
-    for reject in bad:
-        yield reject.line, reject
+    return comma_separated.rows(source) if comma_separated.named(source) else source.records()
 
 
 def _attempts(
@@ -200,7 +161,9 @@ def _trajectory(
             raise BadRecordError(f"{fields['steps']} is empty: there is no step")
     steps = [_step(turn, fields, number) for number, turn in enumerate(turns)]
     blank = [number for number, step in enumerate(steps) if not step.action.strip()]
-    if blank and _is_csv(source):  # elsewhere an empty text is one, and not what was left out
+    if blank and comma_separated.named(
+        source
+    ):  # elsewhere an empty text is one, and not what was left out
         raise BadRecordError(f"{fields['action']} of step {blank[0]} is empty: there is no action")
     if "return" in fields:
         rewards = draft.last_reward(len(steps), _number(last, fields["return"]))
