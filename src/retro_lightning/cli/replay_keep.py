@@ -91,7 +91,7 @@ def show_compact(result: dict[str, Any]) -> None:
     if result["purged"]:
         print(f"{result['purged']} replaced shards deleted")
     for sentence in result["damaged"]:
-        print(f"not merged, nor its neighbours: {sentence}")
+        print(f"left as it is: {sentence}")
 
 
 def show_verify(result: dict[str, Any]) -> None:

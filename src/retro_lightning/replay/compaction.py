@@ -50,8 +50,8 @@ class Compaction:
         replaced: Shards that are no longer read, but still there.
         replaced_bytes: What they take on disk.
         purged: Shards that were deleted.
-        damaged: A sentence for each shard that was not merged, nor its neighbours, because its
-            content does not match its checksum.
+        damaged: A sentence for each shard whose content does not match its checksum: it was not
+            merged, nor were its neighbours, and what it replaced was not deleted.
     """
 
     before: int
@@ -79,6 +79,9 @@ def compact(folder: Path, *, purge: bool) -> Compaction:
         after = generation(records)
         old = [record for record in records if record not in after]
         if purge:
+            unsound, kept = _unsound(folder, after)
+            damaged += unsound
+            old = [record for record in old if record.name not in kept]
             for record in old:
                 (folder / f"{record.name}{RECORD}").unlink(missing_ok=True)
             sync(folder)
@@ -86,6 +89,7 @@ def compact(folder: Path, *, purge: bool) -> Compaction:
                 (folder / f"{record.name}{DATA}").unlink(missing_ok=True)
             _sweep(folder)
         left = [] if purge else old
+        damaged = list(dict.fromkeys(damaged))
         return Compaction(
             before=len(before),
             after=len(after),
@@ -94,6 +98,19 @@ def compact(folder: Path, *, purge: bool) -> Compaction:
             purged=len(old) - len(left),
             damaged=tuple(damaged),
         )
+
+
+def _unsound(folder: Path, records: list[ShardRecord]) -> tuple[list[str], set[str]]:
+    """Of compactions: sentences on damaged ones, and the shards that are still needed for them."""
+    shelf, sentences, needed = Shelf(folder), [], set()
+    for record in records:
+        if record.replaces:
+            try:
+                shelf.verify(record)
+            except (ValueError, OSError) as error:
+                sentences.append(str(error))
+                needed |= set(record.replaces)
+    return sentences, needed
 
 
 def _sweep(folder: Path) -> None:

@@ -118,8 +118,8 @@ def _parsed(folder: Path, name: str) -> ShardRecord:
                 values[key] = tuple(values[key])
         record = ShardRecord(name=name, **values)
         numbers = (record.rows, record.size, record.schema, *dict(record.columns).values())
-        if not all(isinstance(n, int) for n in (*numbers, *record.frame)):
-            raise TypeError("rows, size, schema, columns and frame must be whole numbers")
+        if len(record.frame) != 3 or not all(isinstance(n, int) for n in (*numbers, *record.frame)):
+            raise TypeError("rows, size, schema, columns and three of frame must be whole numbers")
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"checksum record {path} is damaged: {error}; {remedy(folder)}") from None
     if record.schema > SCHEMA_VERSION:

@@ -141,6 +141,25 @@ def test_a_damaged_shard_gets_no_new_checksum(tmp_path: Path) -> None:
     assert ReplayStore(tmp_path).read(range(row)) == made[:row]
 
 
+@pytest.mark.filterwarnings("ignore:left out")
+@pytest.mark.parametrize("column", [True, False])
+def test_what_a_damaged_compaction_was_made_of_is_never_purged(
+    tmp_path: Path, column: bool
+) -> None:
+    store, made = filled(tmp_path, 2, 3)
+    store.compact()
+    file = tmp_path / f"{store.snapshot()[0]}.arrow"
+    data = bytearray(file.read_bytes())
+    row = next(n for n, one in enumerate(made) if one.steps)
+    value = np.float64(made[row].total_return if column else made[row].steps[0].reward).tobytes()
+    data[(data.index(value) if column else data.rindex(value)) + 6] ^= 4
+    file.write_bytes(data)
+    (sentence,) = ReplayStore(tmp_path).compact(purge=True).damaged
+    assert file.name in sentence
+    ReplayStore(tmp_path).quarantine()
+    assert all_of(ReplayStore(tmp_path)) == made
+
+
 @pytest.mark.parametrize("dies_at", [1, 2])
 def test_a_kill_while_publishing_leaves_the_old_shards(tmp_path, monkeypatch, dies_at) -> None:
     store, made = filled(tmp_path, 2, 3)
